@@ -1,0 +1,135 @@
+"""The vocabulary that every other module shares.
+
+Axis letters, the same in every annotation of the package:
+
+    b  batch                    t  frames               v  camera views
+    h  w  pixels                u  time steps after tubelet embedding
+    n  tokens of one step       l  tokens of all steps (u n)
+    d  embedding                s  robot state          a  action
+    k  actions of one chunk     p  pixels of one tubelet, flattened
+    c  channels that are not the three colours
+
+Units are SI: metres, radians, seconds, hertz. A gripper is 1 open, 0 closed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from saccade.checkpoint import load_model, save_model
+from saccade.config import Config
+from saccade.errors import CheckpointError
+
+
+class Clip(TypedDict):
+    """What a window of an episode yields and an objective consumes.
+
+    ``state[t]`` is measured when frame ``t`` is exposed. ``action[0]`` is the command that is
+    executed from the first frame on; ``is_pad`` marks commands past the end of the episode.
+    Batches add a leading axis ``b`` and make ``text`` a list.
+    """
+
+    video: UInt8[Tensor, "*b t v 3 h w"]
+    state: Float[Tensor, "*b t s"]
+    action: Float[Tensor, "*b k a"]
+    is_pad: Bool[Tensor, "*b k"]
+    gap: Int64[Tensor, "*b"]  # steps from the first frame to the last
+    episode: Int64[Tensor, "*b"]
+    key: Int64[Tensor, "*b"]  # seeds this sample's masks and augmentation, on any rank or device
+    text: str | list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What an encoder expects of the pixels it is given; saved beside the weights."""
+
+    num_frames: int
+    image_size: int
+    pixels: str = "uint8 RGB, upright, channels first"
+
+
+class Encoder(nn.Module):
+    """Raw pixels in, tokens out. Pixel normalisation is the encoder's own business."""
+
+    embed_dim: int
+    preprocessing: Preprocessing
+    pooling: Literal["mean", "cls"] = "mean"  # "cls" only where a loss trains the CLS token
+
+    def forward(self, video: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b u n d"]:
+        """Encode clips as ``n`` tokens per time step."""
+        raise NotImplementedError
+
+    def pool(self, tokens: Float[Tensor, "b u n d"]) -> Float[Tensor, "b f"]:
+        """Reduce tokens to one vector per clip: the mean (or the CLS) of each time step."""
+        pooled = tokens.mean(2) if self.pooling == "mean" else tokens[:, :, 0]
+        return rearrange(pooled, "b u d -> b (u d)")
+
+    def save_pretrained(self, folder: Path, config: Config["Encoder"], card: str = "") -> None:
+        """Write ``config.json``, ``model.safetensors`` and a model card."""
+        save_model(folder, self, config, asdict(self.preprocessing), card)
+
+    @staticmethod
+    def from_pretrained(folder: Path) -> "Encoder":
+        """Load an encoder that a run exported, in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder does not hold an encoder, any weight does not fit, or
+                the saved pixel contract is not the one that this code would apply.
+        """
+        encoder, preprocessing = load_model(Path(folder))
+        if not isinstance(encoder, Encoder):
+            raise CheckpointError(f"{folder} holds a {type(encoder).__name__}, not an encoder")
+        if preprocessing != asdict(encoder.preprocessing):
+            raise CheckpointError(
+                f"{folder} was trained on {preprocessing}, this code would feed "
+                f"{asdict(encoder.preprocessing)}; use the version of saccade that wrote it"
+            )
+        return encoder.eval()
+
+
+class Objective(nn.Module):
+    """A training objective: a module that owns its networks and maps a batch to a loss.
+
+    The last four methods are what the alarms of ``train/alarms.py`` look at, so that no
+    objective can leak its target or collapse unseen.
+    """
+
+    sees_target: frozenset[str] = frozenset()  # the inputs that may depend on what is predicted
+
+    def terms(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
+        """Return the named parts of the loss, already weighted; the loss is their sum."""
+        raise NotImplementedError
+
+    def forward(self, clip: Clip) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Return the loss to minimise and the scalars worth logging."""
+        terms = self.terms(clip)
+        loss = sum(terms.values(), start=next(iter(terms.values())).new_zeros(()))
+        return loss, {name: value.detach() for name, value in terms.items()}
+
+    def after_step(self, step: int) -> None:
+        """Update whatever the optimizer does not, such as an EMA target. Default: nothing."""
+
+    def exports(self) -> dict[str, tuple[Encoder, Config[Encoder]]]:
+        """Name the parts that outlive training, with what rebuilds them. Default: none."""
+        return {}
+
+    def inputs(self, clip: Clip) -> Mapping[str, Tensor]:
+        """Return what each input path of the networks receives."""
+        raise NotImplementedError
+
+    def without_target(self, clip: Clip) -> Clip:
+        """Return the clip with every target pixel replaced by something else."""
+        raise NotImplementedError
+
+    def baselines(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
+        """Return the loss of trivial predictions, such as copying the first frame."""
+        raise NotImplementedError
+
+    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b c h w"]]:
+        """Return images in [0, 1] worth looking at (1, 3 or more channels). Default: none."""
+        return {}
