@@ -1,0 +1,114 @@
+"""Batches in an order that depends on the seed and the epoch alone.
+
+The samples of all epochs form one endless list; step ``i`` takes rows ``i B .. (i + 1) B`` of it
+and rank ``r`` of ``w`` its ``r``-th share. Workers, ranks and restarts therefore never change
+which sample comes when, and resuming is starting at another step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from saccade.data.episodes import Episodes
+from saccade.data.transforms import Augment
+from saccade.data.windows import Plan, Window, stack
+from saccade.errors import ConfigError
+from saccade.types import Clip
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Endless batches of windows.
+
+    Args:
+        episodes: what to read; wrap it in ``CachedEpisodes`` so that no video is decoded here.
+        window: which frames make a sample.
+        camera: the camera to read.
+        batch_size: samples of one step, over all ranks.
+        seed: decides order, gaps, starts, masks and augmentation.
+        workers: processes that read ahead; 0 reads in this one.
+        augment: what to vary.
+        rank: this process's number.
+        ranks: how many processes share each batch.
+    """
+
+    episodes: Episodes
+    window: Window
+    camera: str
+    batch_size: int
+    seed: int = 0
+    workers: int = 0
+    augment: Augment = field(default_factory=Augment)
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """How many samples one pass over the data has."""
+        return len(self.window.plan(self.episodes, self.seed, epoch=0))
+
+    def batches(self, first_step: int) -> Iterator[Clip]:
+        """Yield this rank's part of every batch from ``first_step`` (0-based) on, for ever."""
+        if self.batch_size % self.ranks:
+            raise ConfigError(f"batch_size {self.batch_size} does not divide by {self.ranks} ranks")
+        yield from DataLoader(
+            Samples(self.episodes, self.window, self.camera, self.augment),
+            sampler=_Batches(self, first_step),
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context="forkserver" if self.workers else None,
+        )
+
+    def rows(self, first_step: int) -> Iterator[Plan]:
+        """Yield the rows that ``batches`` reads."""
+        share = self.batch_size // self.ranks
+        per_epoch = self.samples_per_epoch
+        plans: dict[int, Plan] = {}
+        step = first_step
+        while True:
+            position = step * self.batch_size + self.rank * share + np.arange(share)
+            epochs, places = np.divmod(position, per_epoch)
+            plans = {
+                e: plans[e] if e in plans else self.window.plan(self.episodes, self.seed, e)
+                for e in sorted(set(epochs.tolist()))
+            }
+            yield np.stack([plans[e][i] for e, i in zip(epochs.tolist(), places, strict=True)])
+            step += 1
+
+
+def fixed_batches(
+    episodes: Episodes, window: Window, camera: str, samples: int, batch_size: int, seed: int
+) -> list[Clip]:
+    """Read a fixed list of samples (fixed gaps, starts and masks) to judge every model on.
+
+    The list is the start of an epoch's plan, so that all episodes have the same chance.
+    """
+    plan = window.plan(episodes, seed, epoch=0)[:samples]
+    data = Samples(episodes, window, camera, Augment())
+    return [data[plan[i : i + batch_size]] for i in range(0, len(plan), batch_size)]
+
+
+class Samples(Dataset[Clip]):
+    """Read whole batches, given rows of a plan. Picklable, so that workers can have a copy."""
+
+    def __init__(self, episodes: Episodes, window: Window, camera: str, augment: Augment) -> None:
+        self.episodes, self.window = episodes, window
+        self.camera, self.augment = camera, augment
+
+    def __getitem__(self, rows: Plan) -> Clip:
+        clips = (self.window.read(self.episodes, row, (self.camera,)) for row in rows)
+        return stack([self.augment(clip, self.episodes, self.camera) for clip in clips])
+
+
+class _Batches(torch.utils.data.Sampler[Plan]):
+    """The sampler that torch's loader wants: an item is a whole batch."""
+
+    def __init__(self, loader: Loader, first_step: int) -> None:
+        self.loader, self.first_step = loader, first_step
+
+    def __iter__(self) -> Iterator[Plan]:
+        return self.loader.rows(self.first_step)

@@ -1,0 +1,280 @@
+"""Windows: which frames, states and actions of an episode make one sample.
+
+A window does not hold data. Its *plan* for an epoch is an array of rows ``(episode, start, gap,
+key)`` and a pure function of (seed, epoch); a resumed run and four ranks all slice the same plan.
+Steps are recorded frames, or ``step_seconds`` of real time: then frames are found by their
+timestamps, never by trusting a container's frame rate.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from saccade.data.episodes import Episodes
+from saccade.errors import ConfigError, DataError
+from saccade.types import Clip
+
+GapLaw = Literal["exponential", "uniform", "linear", "triangular"]
+Plan = Int64[np.ndarray, "n 4"]  # rows of (episode, first frame, gap in steps, key of the sample)
+
+
+def gap_probabilities(law: GapLaw, max_gap: int, decay: float = 0.8) -> Float64[np.ndarray, " k"]:
+    """Return p(gap = 1 .. max_gap).
+
+    exponential exp(-decay (k - 1)); uniform; linear k; triangular with its peak in the middle
+    and a floor of 1 % of it. All normalised.
+    """
+    k, centre = np.arange(1, max_gap + 1), (max_gap + 1) // 2
+    weight = {
+        "exponential": np.exp(-decay * (k - 1.0)),
+        "uniform": np.ones(max_gap),
+        "linear": k.astype(float),
+        "triangular": np.maximum(1 - np.abs(k - centre) / max(centre, max_gap - centre), 0.01),
+    }[law]
+    return weight / weight.sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(ABC):
+    """What all windows share.
+
+    Args:
+        step_seconds: length of one step; 0 means one recorded frame.
+        per_episode: samples drawn from each episode per epoch; 0 means one for every frame.
+    """
+
+    step_seconds: float = 0.0
+    per_episode: int = 0
+
+    @abstractmethod
+    def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+        """Return the possible gaps, smallest first, and their probabilities."""
+
+    @abstractmethod
+    def frame_steps(self, gap: int) -> Int64[np.ndarray, " t"]:
+        """Return when the frames are, in steps from the start. Negative ones are history."""
+
+    @abstractmethod
+    def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
+        """Return when the actions are, in steps from the start; the number never varies."""
+
+    def starts(self, episodes: Episodes, gap: int) -> Int64[np.ndarray, " e"]:
+        """Count the frames of each episode at which a window with this gap may start."""
+        after = int(self.frame_steps(gap).max(initial=0))
+        if not self.step_seconds:
+            return np.maximum(np.asarray(episodes.lengths) - after, 0)
+        slack = 0.5 / episodes.fps
+        counts = []
+        for episode in range(len(episodes.lengths)):
+            times = episodes.timestamps(episode)
+            last = times[-1] - after * self.step_seconds + slack if len(times) else 0.0
+            counts.append(int(np.searchsorted(times, last, side="right")))
+        return np.array(counts, dtype=np.int64)
+
+    def plan(self, episodes: Episodes, seed: int, epoch: int) -> Plan:
+        """Draw the samples of one epoch: shuffled episodes, then a gap, then a start.
+
+        A gap that an episode is too short for becomes the smallest gap; an episode that is too
+        short even for that is left out.
+
+        Raises:
+            DataError: no episode is long enough.
+        """
+        rng = np.random.default_rng((seed, epoch))
+        gaps, law = self.gaps()
+        room = np.stack([self.starts(episodes, int(gap)) for gap in gaps], axis=1)  # (e, k)
+        lengths = np.asarray(episodes.lengths)
+        counts = np.full_like(lengths, self.per_episode) if self.per_episode else lengths
+        counts = np.where(room[:, 0] > 0, counts, 0)
+        if not counts.sum():
+            needed = int(self.frame_steps(int(gaps[0])).max(initial=0)) + 1
+            raise DataError(
+                f"no episode is as long as the shortest window ({needed} steps); the longest of "
+                f"{len(lengths)} has {lengths.max(initial=0)} frames: lower the gap or the clip"
+            )
+        episode = rng.permutation(np.repeat(np.arange(len(lengths)), counts))
+        choice = rng.choice(len(gaps), size=len(episode), p=law)
+        choice = np.where(room[episode, choice] > 0, choice, 0)
+        start = (rng.random(len(episode)) * room[episode, choice]).astype(np.int64)
+        key = rng.integers(2**63 - 1, size=len(episode))
+        return np.stack([episode, start, gaps[choice], key], axis=1)
+
+    def read(
+        self,
+        episodes: Episodes,
+        row: Int64[np.ndarray, "4"],
+        cameras: Sequence[str] | None = None,
+    ) -> Clip:
+        """Load one row of a plan."""
+        episode, start, gap, key = (int(value) for value in row)
+        frames, _ = self.resolve(episodes, episode, start, self.frame_steps(gap))
+        commands, beyond = self.resolve(episodes, episode, start, self.action_steps(gap))
+        seen = episodes.read(episode, frames, cameras)
+        done = episodes.read(episode, commands, ())
+        return Clip(
+            video=seen["video"],
+            state=seen["state"],
+            action=done["action"],
+            is_pad=torch.from_numpy(beyond),
+            gap=torch.tensor(gap),
+            episode=torch.tensor(episode),
+            key=torch.tensor(key),
+            text=episodes.tasks[episode],
+        )
+
+    def resolve(
+        self, episodes: Episodes, episode: int, start: int, steps: Int64[np.ndarray, " t"]
+    ) -> tuple[Int64[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
+        """Turn steps into frame numbers, clamped to the episode, and mark the clamped ones.
+
+        Raises:
+            DataError: no frame was exposed within half a frame interval of a wanted time.
+        """
+        length = episodes.lengths[episode]
+        if not self.step_seconds:
+            frames = start + steps
+            return frames.clip(0, length - 1), (frames < 0) | (frames >= length)
+        times, slack = episodes.timestamps(episode), 0.5 / episodes.fps
+        wanted = times[start] + steps * self.step_seconds
+        beyond = (wanted < times[0] - slack) | (wanted > times[-1] + slack)
+        near = np.searchsorted((times[1:] + times[:-1]) / 2, wanted)  # between two midpoints
+        off = np.abs(times[near] - wanted)
+        if (off[~beyond] > slack * 1.001).any():
+            worst = float(off[~beyond].max())
+            raise DataError(
+                f"episode {episode} has a hole: the nearest frame is {worst:.3f} s away from the "
+                f"time asked for, at {episodes.fps:g} frames per second"
+            )
+        return near, beyond
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairWindow(Window):
+    """Two frames with a random gap between them: the sample of future prediction.
+
+    Args:
+        max_gap: largest gap, in steps.
+        law: how often each gap is drawn.
+        sample_decay: steepness of the exponential law.
+    """
+
+    max_gap: int = 10
+    law: GapLaw = "exponential"
+    sample_decay: float = 0.8
+
+    def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+        """Return 1 .. max_gap under the law."""
+        if self.max_gap < 1:
+            raise ConfigError(f"max_gap is {self.max_gap}; a pair needs a gap of at least 1")
+        law = gap_probabilities(self.law, self.max_gap, self.sample_decay)
+        return np.arange(1, self.max_gap + 1), law
+
+    def frame_steps(self, gap: int) -> Int64[np.ndarray, " t"]:
+        """Return now and later."""
+        return np.array([0, gap])
+
+    def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
+        """Return the commands of the longest gap; those past this one's are beside the point."""
+        return np.arange(self.max_gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipWindow(Window):
+    """Evenly spaced frames: the sample of video models.
+
+    Args:
+        num_frames: length of the clip.
+        stride: steps between frames.
+    """
+
+    num_frames: int = 16
+    stride: int = 1
+
+    def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+        """Return the one span that the clip has."""
+        return np.array([(self.num_frames - 1) * self.stride]), np.ones(1)
+
+    def frame_steps(self, gap: int) -> Int64[np.ndarray, " t"]:
+        """Return the frames of the clip."""
+        return np.arange(self.num_frames) * self.stride
+
+    def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
+        """Return the command at each frame."""
+        return self.frame_steps(gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransitionWindow(Window):
+    """A frame, the commands that follow, and the frame they lead to: the sample of dynamics.
+
+    Args:
+        gap: steps from one frame to the other.
+    """
+
+    gap: int = 1
+
+    def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+        """Return the one gap."""
+        return np.array([self.gap]), np.ones(1)
+
+    def frame_steps(self, gap: int) -> Int64[np.ndarray, " t"]:
+        """Return before and after."""
+        return np.array([0, gap])
+
+    def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
+        """Return every command in between."""
+        return np.arange(self.gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkWindow(Window):
+    """Recent frames and the next commands: the sample of a policy.
+
+    History before the episode repeats its first frame; commands after its end repeat the last
+    one and are marked ``is_pad``.
+
+    Args:
+        history: frames up to and including the current one.
+        chunk: commands to predict.
+        stride: steps between frames of the history.
+    """
+
+    history: int = 1
+    chunk: int = 10
+    stride: int = 1
+
+    def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+        """Return 0: the last frame is the current one."""
+        return np.zeros(1, dtype=np.int64), np.ones(1)
+
+    def frame_steps(self, gap: int) -> Int64[np.ndarray, " t"]:
+        """Return the history, oldest first."""
+        return np.arange(-(self.history - 1), 1) * self.stride
+
+    def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
+        """Return the chunk."""
+        return np.arange(self.chunk)
+
+
+def stack(clips: Sequence[Clip]) -> Clip:
+    """Make a batch of samples."""
+
+    def rows(name: str) -> Tensor:
+        return torch.stack([clip[name] for clip in clips])
+
+    return Clip(
+        video=rows("video"),
+        state=rows("state"),
+        action=rows("action"),
+        is_pad=rows("is_pad"),
+        gap=rows("gap"),
+        episode=rows("episode"),
+        key=rows("key"),
+        text=[str(clip["text"]) for clip in clips],
+    )

@@ -1,0 +1,132 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from saccade.data.synthetic import Synthetic, SyntheticConfig
+from saccade.data.windows import (
+    ChunkWindow,
+    ClipWindow,
+    PairWindow,
+    TransitionWindow,
+    Window,
+    gap_probabilities,
+    stack,
+)
+from saccade.errors import ConfigError, DataError
+
+DATA = SyntheticConfig(episodes=6, length=20).build()
+WINDOWS = [
+    PairWindow(max_gap=5),
+    ClipWindow(num_frames=4, stride=2),
+    TransitionWindow(gap=3),
+    ChunkWindow(history=3, chunk=6),
+]
+
+
+def row(start: int, gap: int, episode: int = 0) -> np.ndarray:
+    return np.array([episode, start, gap, 7])
+
+
+class Jittered(Synthetic):
+    """A camera that records at 10 Hz, unevenly, and pauses for a second after frame 9."""
+
+    def timestamps(self, episode: int) -> np.ndarray:
+        even = np.arange(self.lengths[episode]) / 10
+        return even + 0.02 * np.sin(np.arange(len(even))) + (np.arange(len(even)) > 9) * 1.0
+
+
+def test_published_probabilities() -> None:
+    exponential = [0.551, 0.248, 0.111, 0.050, 0.023, 0.010, 0.005, 0.002, 0.001, 0.000]
+    np.testing.assert_allclose(gap_probabilities("exponential", 10, 0.8), exponential, atol=5e-4)
+    np.testing.assert_allclose(gap_probabilities("linear", 3), [1 / 6, 2 / 6, 3 / 6])
+    np.testing.assert_allclose(gap_probabilities("uniform", 4), [0.25] * 4)
+    triangular = np.array([0.5, 1.0, 0.5, 0.01])
+    np.testing.assert_allclose(gap_probabilities("triangular", 4), triangular / triangular.sum())
+
+
+@pytest.mark.parametrize("law", ["exponential", "uniform", "linear", "triangular"])
+def test_gaps_follow_the_law(law: str) -> None:
+    window = PairWindow(max_gap=5, law=law, per_episode=500)
+    drawn = Counter(window.plan(DATA, seed=0, epoch=0)[:, 2].tolist())
+    expected = 3000 * gap_probabilities(law, 5, window.sample_decay)
+    assert chisquare([drawn[k] for k in range(1, 6)], expected).pvalue > 0.01
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_plan_is_a_function_of_seed_and_epoch(window: Window) -> None:
+    first = window.plan(DATA, seed=1, epoch=2)
+    assert np.array_equal(first, window.plan(DATA, seed=1, epoch=2))
+    assert not np.array_equal(first, window.plan(DATA, seed=1, epoch=3))
+    assert not np.array_equal(first, window.plan(DATA, seed=2, epoch=2))
+    assert len(np.unique(first[:, 3])) == len(first)
+    assert Counter(first[:, 0].tolist()) == dict.fromkeys(range(6), 20)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_window_stays_inside_its_episode(window: Window) -> None:
+    for episode, start, gap, _ in window.plan(DATA, seed=0, epoch=0):
+        frames = start + window.frame_steps(gap)
+        assert frames.max() < DATA.lengths[episode]
+        assert start >= 0
+
+
+def test_starts_cover_all_positions_alike() -> None:
+    starts = PairWindow(max_gap=1, per_episode=2000).plan(DATA, seed=0, epoch=0)[:, 1]
+    assert chisquare(np.bincount(starts, minlength=19)).pvalue > 0.01
+
+
+def test_short_episodes_fall_back_to_the_smallest_gap() -> None:
+    short = SyntheticConfig(episodes=3, length=3).build()
+    plan = PairWindow(max_gap=10, law="linear", per_episode=100).plan(short, seed=0, epoch=0)
+    assert set(plan[:, 2]) == {1, 2}
+    alone = SyntheticConfig(episodes=3, length=1).build()
+    with pytest.raises(DataError, match="no episode is as long"):
+        PairWindow().plan(alone, seed=0, epoch=0)
+
+
+def test_a_pair_is_two_frames_and_the_commands_in_between() -> None:
+    clip = PairWindow(max_gap=4).read(DATA, row(start=5, gap=3, episode=2))
+    assert clip["state"].numpy().tolist() == DATA.state[2, [5, 8]].tolist()
+    assert clip["action"].numpy().tolist() == DATA.action[2, 5:9].tolist()
+    assert clip["gap"] == 3
+    assert clip["key"] == 7
+    assert clip["text"] == DATA.tasks[2]
+
+
+def test_chunks_clamp_and_mark_what_is_past_the_end() -> None:
+    clip = ChunkWindow(history=2, chunk=4).read(DATA, row(start=18, gap=0))
+    assert clip["is_pad"].tolist() == [False, False, True, True]
+    assert clip["action"].numpy().tolist() == DATA.action[0, [18, 19, 19, 19]].tolist()
+    first = ChunkWindow(history=3).read(DATA, row(start=1, gap=0))
+    assert first["state"].numpy().tolist() == DATA.state[0, [0, 0, 1]].tolist()
+
+
+def test_seconds_are_resolved_by_timestamps() -> None:
+    window = ClipWindow(num_frames=3, stride=1, step_seconds=0.4)
+    frames, beyond = window.resolve(DATA, 0, 2, window.frame_steps(2))
+    assert frames.tolist() == [2, 6, 10]
+    assert not beyond.any()
+    assert window.starts(DATA, 2).tolist() == [12] * 6  # 0.8 s are 8 frames of 10 Hz
+
+
+def test_uneven_clocks_give_the_nearest_frame_and_holes_are_errors() -> None:
+    uneven = Jittered(SyntheticConfig(episodes=1, length=20))
+    window = ClipWindow(num_frames=3, stride=1, step_seconds=0.2)
+    assert window.resolve(uneven, 0, 1, window.frame_steps(2))[0].tolist() == [1, 3, 5]
+    with pytest.raises(DataError, match="hole"):
+        window.resolve(uneven, 0, 8, window.frame_steps(2))
+
+
+def test_a_pair_needs_a_gap() -> None:
+    with pytest.raises(ConfigError, match="max_gap is 0"):
+        PairWindow(max_gap=0).plan(DATA, seed=0, epoch=0)
+
+
+def test_stack_adds_an_axis() -> None:
+    window = PairWindow(max_gap=4)
+    batch = stack([window.read(DATA, row(start=i, gap=i + 1)) for i in range(3)])
+    assert batch["video"].shape == (3, 2, 1, 3, 32, 32)
+    assert batch["gap"].tolist() == [1, 2, 3]
+    assert batch["text"] == [DATA.tasks[0]] * 3
