@@ -62,7 +62,9 @@ def save_model(
     card: str = "",
 ) -> None:
     """Write a model so that ``load_model`` needs nothing but the folder."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
     write_atomic(folder / WEIGHTS, save(weights))
     write_atomic(folder / CARD, card)
     record = {"model": to_dict(config), "preprocessing": dict(preprocessing)}

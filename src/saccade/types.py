@@ -130,6 +130,6 @@ class Objective(nn.Module):
         """Return the loss of trivial predictions, such as copying the first frame."""
         raise NotImplementedError
 
-    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b c h w"]]:
+    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b _ h w"]]:
         """Return images in [0, 1] worth looking at (1, 3 or more channels). Default: none."""
         return {}

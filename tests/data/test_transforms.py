@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from saccade.data.synthetic import Synthetic, SyntheticConfig
-from saccade.data.transforms import Augment, crop, jitter, mirror
+from saccade.data.transforms import Augment, CentreCrop, crop, jitter, mirror
 from saccade.data.windows import PairWindow
 from saccade.errors import ConfigError
 from saccade.types import Clip
@@ -22,7 +22,7 @@ def test_nothing_is_varied_by_default() -> None:
 def test_frames_of_a_pair_share_one_crop() -> None:
     picture = torch.randint(256, (1, 1, 3, 32, 32), dtype=torch.uint8)
     clip = {**sample(key=5), "video": picture.repeat(2, 1, 1, 1, 1)}
-    cut = Augment(crop=20)(clip, DATA, "front")["video"]
+    cut = Augment(margin=12)(clip, DATA, "front")["video"]
     assert cut.shape[-2:] == (20, 20)
     assert torch.equal(cut[0], cut[1])
 
@@ -31,18 +31,26 @@ def test_crops_cover_the_frame_and_follow_the_key() -> None:
     video = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
     assert crop(video, 2, 0.0, 0.0)[0, 0, 0] == 0
     assert crop(video, 2, 0.999, 0.999)[0, -1, -1] == 15
-    corners = {int(Augment(crop=4)(sample(k), DATA, "front")["video"].sum()) for k in range(20)}
-    assert len(corners) > 3
+    ramp = {**sample(), "video": torch.arange(64, dtype=torch.uint8).view(1, 1, 1, 8, 8)}
+    places = {
+        int(
+            Augment(margin=2)({**ramp, "key": torch.tensor(k)}, DATA, "front")["video"].flatten()[0]
+        )
+        for k in range(200)
+    }
+    assert places == {8 * y + x for y in range(3) for x in range(3)}
+    middle = CentreCrop(margin=2)(ramp, DATA, "front")["video"]
+    assert middle.flatten()[0] == 8 + 1
     with pytest.raises(ConfigError, match="cannot crop 5 pixels"):
         crop(video, 5, 0.0, 0.0)
 
 
 def test_jitter_by_hand() -> None:
     grey = torch.full((3, 2, 2), 100, dtype=torch.uint8)
-    assert jitter(grey, 1.2, 1, 1).unique().tolist() == [120]
-    assert jitter(grey, 1, 3, 1).unique().tolist() == [100]  # contrast turns around the mean
+    assert jitter(grey, 1.2, 1.0, 1.0).unique().tolist() == [120]
+    assert jitter(grey, 1.0, 3.0, 1.0).unique().tolist() == [100]  # contrast turns around the mean
     red = torch.tensor([200, 0, 0], dtype=torch.uint8).view(3, 1, 1)
-    assert jitter(red, 1, 1, 0).flatten().tolist() == [43, 43, 43]  # 0.2126 * 200
+    assert jitter(red, 1.0, 1.0, 0.0).flatten().tolist() == [43, 43, 43]  # 0.2126 * 200
 
 
 def test_a_flip_mirrors_picture_and_labels() -> None:

@@ -39,7 +39,7 @@ class Jittered(Synthetic):
 
 def test_published_probabilities() -> None:
     exponential = [0.551, 0.248, 0.111, 0.050, 0.023, 0.010, 0.005, 0.002, 0.001, 0.000]
-    np.testing.assert_allclose(gap_probabilities("exponential", 10, 0.8), exponential, atol=5e-4)
+    np.testing.assert_allclose(gap_probabilities("exponential", 10, 0.8), exponential, atol=1e-3)
     np.testing.assert_allclose(gap_probabilities("linear", 3), [1 / 6, 2 / 6, 3 / 6])
     np.testing.assert_allclose(gap_probabilities("uniform", 4), [0.25] * 4)
     triangular = np.array([0.5, 1.0, 0.5, 0.01])
@@ -66,7 +66,7 @@ def test_a_plan_is_a_function_of_seed_and_epoch(window: Window) -> None:
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_every_window_stays_inside_its_episode(window: Window) -> None:
-    for episode, start, gap, _ in window.plan(DATA, seed=0, epoch=0):
+    for episode, start, gap, _ in window.plan(DATA, seed=0, epoch=0).tolist():
         frames = start + window.frame_steps(gap)
         assert frames.max() < DATA.lengths[episode]
         assert start >= 0

@@ -5,6 +5,7 @@ from saccade.data.synthetic import SyntheticConfig
 from saccade.data.windows import ClipWindow, PairWindow, Window
 from saccade.types import Clip, Objective
 
+LEAKS = {"six_channel": {"later"}, "early_fusion": {"later"}}  # negative controls
 SHAPE = {"image_size": 32, "dim": 24, "depth": 3, "heads": 2}
 
 

@@ -107,10 +107,10 @@ def copy_weights(ours: VideoMAE, theirs: torch.nn.Module) -> None:
     weights: dict[str, torch.Tensor] = {}
 
     def block(to: str, start: str) -> None:
-        part = f"{start}.attention.attention" if f"{start}.attention.attention.query.weight" in source else f"{start}.attention"
+        part = f"{start}.attention.attention"
         qkv = [source[f"{part}.{name}.weight"] for name in ("query", "key", "value")]
+        q, v = source[f"{part}.query.bias"], source[f"{part}.value.bias"]
         weights[f"{to}.attn.qkv.weight"] = torch.cat(qkv)
-        q, v = source[f"{part}.q_bias"], source[f"{part}.v_bias"]
         weights[f"{to}.attn.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
         for name, theirs_name in {
             "attn.proj": "attention.output.dense",
@@ -127,7 +127,9 @@ def copy_weights(ours: VideoMAE, theirs: torch.nn.Module) -> None:
     block("decoder.0", "decoder.decoder_layers.0")
     kernel = source["videomae.embeddings.patch_embeddings.projection.weight"]
     weights["encoder.to_token.weight"] = rearrange(kernel, "d c t y x -> d (t y x c)")
-    weights["encoder.to_token.bias"] = source["videomae.embeddings.patch_embeddings.projection.bias"]
+    weights["encoder.to_token.bias"] = source[
+        "videomae.embeddings.patch_embeddings.projection.bias"
+    ]
     weights["to_decoder.weight"] = source["encoder_to_decoder.weight"]
     weights["blank"] = source["mask_token"].flatten()
     for kind in ("weight", "bias"):

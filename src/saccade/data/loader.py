@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from saccade.data.episodes import Episodes
-from saccade.data.transforms import Augment
+from saccade.data.transforms import Augment, CentreCrop
 from saccade.data.windows import Plan, Window, stack
 from saccade.errors import ConfigError
 from saccade.types import Clip
@@ -81,21 +81,29 @@ class Loader:
 
 
 def fixed_batches(
-    episodes: Episodes, window: Window, camera: str, samples: int, batch_size: int, seed: int
+    episodes: Episodes,
+    window: Window,
+    camera: str,
+    samples: int,
+    batch_size: int,
+    seed: int,
+    margin: int = 0,
 ) -> list[Clip]:
     """Read a fixed list of samples (fixed gaps, starts and masks) to judge every model on.
 
     The list is the start of an epoch's plan, so that all episodes have the same chance.
     """
     plan = window.plan(episodes, seed, epoch=0)[:samples]
-    data = Samples(episodes, window, camera, Augment())
+    data = Samples(episodes, window, camera, CentreCrop(margin=margin))
     return [data[plan[i : i + batch_size]] for i in range(0, len(plan), batch_size)]
 
 
 class Samples(Dataset[Clip]):
     """Read whole batches, given rows of a plan. Picklable, so that workers can have a copy."""
 
-    def __init__(self, episodes: Episodes, window: Window, camera: str, augment: Augment) -> None:
+    def __init__(
+        self, episodes: Episodes, window: Window, camera: str, augment: Augment | CentreCrop
+    ) -> None:
         self.episodes, self.window = episodes, window
         self.camera, self.augment = camera, augment
 

@@ -24,12 +24,13 @@ class Augment:
     """What to vary. The default varies nothing.
 
     Args:
-        crop: side of a random square crop, in pixels; 0 keeps the frame.
+        margin: pixels by which frames are read larger than needed and then cropped: at random
+            in training, in the middle in evaluation.
         jitter: largest relative change of brightness, contrast and saturation.
         flip: chance of mirroring left and right, labels included.
     """
 
-    crop: int = 0
+    margin: int = 0
     jitter: float = 0.0
     flip: float = 0.0
 
@@ -38,19 +39,31 @@ class Augment:
         rng = np.random.default_rng(int(clip["key"]) % 2**63)
         place, tones, mirrored = rng.random(2), rng.random(3), rng.random() < self.flip
         video = clip["video"]
-        if self.crop:
-            video = crop(video, self.crop, *place)
+        if self.margin:
+            video = crop(video, video.shape[-1] - self.margin, *place)
         if self.jitter:
             video = jitter(video, *(1 + self.jitter * (2 * tones - 1)))
         clip = {**clip, "video": video}
         return mirror(clip, episodes, camera) if mirrored else clip
 
 
+@dataclass(frozen=True, kw_only=True)
+class CentreCrop:
+    """The middle of a frame, ``margin`` pixels smaller."""
+
+    margin: int = 0
+
+    def __call__(self, clip: Clip, episodes: Episodes, camera: str) -> Clip:
+        """Return the sample, cropped."""
+        side = clip["video"].shape[-1] - self.margin
+        return {**clip, "video": crop(clip["video"], side, 0.5, 0.5)} if self.margin else clip
+
+
 def crop(video: UInt8[Tensor, "*b h w"], side: int, down: float, right: float) -> Tensor:
     """Cut the same square out of every frame; ``down`` and ``right`` are in [0, 1)."""
     height, width = video.shape[-2:]
     if min(height, width) < side:
-        raise ConfigError(f"cannot crop {side} pixels out of {height} x {width}; lower crop")
+        raise ConfigError(f"cannot crop {side} pixels out of {height} x {width}; lower margin")
     y, x = int(down * (height - side + 1)), int(right * (width - side + 1))
     return video[..., y : y + side, x : x + side]
 

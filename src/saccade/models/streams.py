@@ -149,7 +149,7 @@ class Streams(Encoder):
         assert isinstance(stream, Stream)
         return stream
 
-    def channels(self, video: UInt8[Tensor, "b 2 3 h w"]) -> dict[str, Float[Tensor, "b c h w"]]:
+    def channels(self, video: UInt8[Tensor, "b 2 3 h w"]) -> dict[str, Float[Tensor, "b _ h w"]]:
         """Return the channel groups that this variant reads, in [0, 1] or [-1, 1]."""
         now, later = (video[:, i].float() / 255 for i in (0, 1))
         wanted = {group for groups in self.layout.values() for group in groups}
@@ -162,7 +162,7 @@ class Streams(Encoder):
         return {name: make() for name, make in made.items() if name in wanted}
 
     def embed(
-        self, channels: Mapping[str, Float[Tensor, "b c h w"]]
+        self, channels: Mapping[str, Float[Tensor, "b _ h w"]]
     ) -> dict[str, Float[Tensor, "b n d"]]:
         """Return the positioned patch tokens of every stream, before any mixing."""
         tokens = {}

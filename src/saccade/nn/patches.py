@@ -19,8 +19,12 @@ def unpatchify(patches: Float[Tensor, "b n p"], patch: int) -> Float[Tensor, "b 
 def normalise_patches(patches: Float[Tensor, "b n p"], floor: float) -> Float[Tensor, "b n p"]:
     """Give each patch mean 0 and standard deviation 1 (He et al., 2022, section 4.1).
 
-    ``floor`` is added to the standard deviation in quadrature, in units of full scale: patches
-    that are flatter than it keep their small contrast, so sensor noise is not blown up.
+    ``floor`` is added to the standard deviation, in units of full scale: patches that are flatter
+    than it keep a small contrast, so sensor noise is not blown up.
     """
-    centred = patches - patches.mean(-1, keepdim=True)
-    return centred / (patches.var(-1, keepdim=True) + floor**2).sqrt()
+    return (patches - patches.mean(-1, keepdim=True)) / contrast(patches, floor)
+
+
+def contrast(patches: Float[Tensor, "b n p"], floor: float) -> Float[Tensor, "b n 1"]:
+    """Return what ``normalise_patches`` divides by."""
+    return patches.std(-1, keepdim=True) + floor

@@ -21,7 +21,7 @@ from saccade.config import Config
 from saccade.models.decoders import PatchDecoder
 from saccade.models.streams import Encoded, StreamsConfig
 from saccade.nn.masking import Mask, fill, random_mask, take
-from saccade.nn.patches import normalise_patches, patchify, unpatchify
+from saccade.nn.patches import contrast, normalise_patches, patchify, unpatchify
 from saccade.objectives.future_pixels import (
     frames_and_channels,
     gap_weight,
@@ -169,7 +169,7 @@ class FuturePatches(Objective):
             for name, guess in guesses.items()
         }
 
-    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b c h w"]]:
+    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b _ h w"]]:
         """Return both frames, what the streams see, and each stream's prediction.
 
         Predictions are shown with brightness and contrast of the *current* frame's patches, so
@@ -177,7 +177,7 @@ class FuturePatches(Objective):
         """
         shown = frames_and_channels(self.encoder.channels(pair(clip)), clip)
         now = patchify(pair(clip)[:, 0].float() / 255, self.config.encoder.patch)
-        spread = (now.var(-1, keepdim=True) + self.config.contrast_floor**2).sqrt()
+        spread = contrast(now, self.config.contrast_floor)
         for name, prediction in self.predict(clip, self.masks(clip)).items():
             pixels = prediction.float() * spread + now.mean(-1, keepdim=True)
             shown[f"prediction {name}"] = unpatchify(pixels.clamp(0, 1), self.config.encoder.patch)

@@ -100,7 +100,7 @@ class FuturePixels(Objective):
         """Return the loss of predicting that nothing moves."""
         return {"copy": self.weighted(pair(clip)[:, 0].float() / 255, clip)}
 
-    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b c h w"]]:
+    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b _ h w"]]:
         """Return both frames, the prediction and what the streams see."""
         prediction = self.predict(clip).float()
         return {
@@ -127,13 +127,13 @@ def invert_last(clip: Clip) -> Clip:
 
 
 def frames_and_channels(
-    channels: Mapping[str, Float[Tensor, "b c h w"]], clip: Clip
-) -> dict[str, Float[Tensor, "b c h w"]]:
+    channels: Mapping[str, Float[Tensor, "b _ h w"]], clip: Clip
+) -> dict[str, Float[Tensor, "b _ h w"]]:
     """Return the frames, and M (grey is no change) and P (strength of edges) as pictures."""
     now, later = (pair(clip)[:, i].float() / 255 for i in (0, 1))
     shown = {"now": now, "later": later}
     if "motion" in channels:
         shown["motion"] = 0.5 + 0.5 * luminance(channels["motion"][:, 1:])
     if "form" in channels:
-        shown["form"] = channels["form"][:, :2].square().sum(1, keepdim=True).sqrt()
+        shown["form"] = channels["form"][:, :2].square().sum(1, keepdim=True).sqrt().clamp(max=1)
     return shown

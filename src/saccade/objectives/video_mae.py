@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from saccade.config import Config
 from saccade.models.vit import ViTConfig
 from saccade.nn.masking import Mask, take, tube_mask
-from saccade.nn.patches import normalise_patches
+from saccade.nn.patches import contrast, normalise_patches
 from saccade.nn.position import sinusoid
 from saccade.nn.transformer import Block, init_weights
 from saccade.types import Clip, Encoder, Objective
@@ -135,7 +135,7 @@ class VideoMAE(Objective):
         """Return the loss of predicting flat tubelets of the right brightness."""
         return {"flat": self.target(clip, self.mask(clip)).square().mean()}
 
-    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b c h w"]]:
+    def pictures(self, clip: Clip) -> Mapping[str, Float[Tensor, "b _ h w"]]:
         """Return first and last frame, the last with hidden tubes grey, and with them predicted.
 
         The prediction is shown with the true brightness and contrast of each tubelet, as in the
@@ -143,7 +143,7 @@ class VideoMAE(Objective):
         """
         video, mask = first_view(clip).float() / 255, self.mask(clip)
         rows = self.by_colour(clip, mask)
-        spread = (rows.var(-1, keepdim=True) + self.config.contrast_floor**2).sqrt()
+        spread = contrast(rows, self.config.contrast_floor)
         guess = rearrange(self.predict(clip, mask).float(), "b q (p c) -> b (q c) p", c=3)
         guess = guess * spread + rows.mean(-1, keepdim=True)
         shown = {"now": video[:, 0], "later": video[:, -1]}

@@ -1,0 +1,78 @@
+"""The command line: ``saccade VERB ...``.
+
+This file only finds the verb and turns errors into one sentence and an exit code. A verb is a
+module of ``saccade.commands`` with ``main(args) -> exit code``, imported when it is called, so
+that ``--help`` answers at once.
+"""
+
+import importlib
+import sys
+
+from saccade.errors import SaccadeError
+
+USAGE = """Saccade: learn what a robot needs to see, and prove it.
+
+usage: saccade VERB [options]          saccade VERB --help teaches, with an example
+
+  doctor     is this machine ready? what is missing, and how to mend it
+  collect    demonstrations of scripted experts in simulation -> a LeRobot v3 data set
+  data       what is in a data set; --verify decodes every frame
+  train      RECIPE -> a run folder with an exported encoder
+  probe      exported encoders -> what they know about motion, beside the floors
+  compare    RECIPE ... -> equal budgets, probes, floors, intervals, one report
+  report     rebuild report.html from results.json
+  demo       collect, pretrain three ways, probe and report; minutes on two CPU cores
+
+  --debug    (anywhere) show the traceback of an error
+  --version  print the version
+
+Exit codes: 0 done, 2 usage or settings, 3 data, 4 checkpoint, 5 no space, 6 not finite,
+7 out of memory, 8 folder busy, 75 stopped and resumable, 130 interrupted."""
+
+VERBS = ("doctor", "collect", "data", "train", "probe", "compare", "report", "demo")
+OUT_OF_MEMORY, INTERRUPTED = 7, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; return the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if args else 2
+    if args[0] == "--version":
+        from saccade import __version__
+
+        print(f"saccade {__version__}")
+        return 0
+    if args[0] not in VERBS:
+        return fail(2, f"there is no verb {args[0]!r}; the verbs are {', '.join(VERBS)}")
+    try:
+        return importlib.import_module(f"saccade.commands.{args[0]}").main(args[1:])
+    except SaccadeError as error:
+        if debug:
+            raise
+        return fail(error.exit_code, str(error))
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        return fail(2, f"{error.name} is not installed; `saccade doctor` says what to install")
+    except KeyboardInterrupt:
+        return fail(INTERRUPTED, "interrupted")
+    except MemoryError:
+        return fail(OUT_OF_MEMORY, "out of memory; lower --train.batch-size or raise accumulate")
+    except RuntimeError as error:
+        if debug or "out of memory" not in str(error):
+            raise
+        return fail(OUT_OF_MEMORY, f"{error}; lower --train.batch-size or raise accumulate")
+
+
+def fail(code: int, message: str) -> int:
+    """Print one sentence that scripts can find; return the code."""
+    print(f"error[{code}]: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What several verbs need: recipes by name, data by path, folders that may be replaced."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import shlex
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import saccade.recipes
+from saccade.data.lerobot import LeRobotConfig
+from saccade.errors import ConfigError
+from saccade.experiments.training import Training
+from saccade.train.distributed import rank_and_world
+
+
+def say(text: str) -> None:
+    """Tell how it goes, on the error stream of the first rank; results go to standard output."""
+    if rank_and_world()[0] == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def load_recipe(name: str) -> Training:
+    """Call ``MODULE:FUNCTION``: one of ours, or of any module on the path.
+
+    Raises:
+        ConfigError: there is no such recipe; it lists those there are.
+    """
+    module, _, function = name.partition(":")
+    path = module if "." in module else f"saccade.recipes.{module}"
+    try:
+        found = getattr(importlib.import_module(path), function, None)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        found = None
+    if not callable(found):
+        raise ConfigError(f"there is no recipe {name!r}; ours are {', '.join(recipes())}")
+    training = found()
+    if not isinstance(training, Training):
+        raise ConfigError(f"{name} returns {type(training).__name__}, not a Training")
+    return training
+
+
+def recipes() -> dict[str, str]:
+    """Return every recipe of ours with the first line of its docstring."""
+    found = {}
+    for info in pkgutil.iter_modules(saccade.recipes.__path__):
+        module = importlib.import_module(f"saccade.recipes.{info.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            own = function.__module__ == module.__name__
+            signature = inspect.signature(function)
+            if own and signature.return_annotation is Training and not signature.parameters:
+                found[f"{info.name}:{name}"] = (function.__doc__ or "").splitlines()[0]
+    return found
+
+
+def list_recipes() -> None:
+    """Print the recipes as a table."""
+    table = Table("recipe", "what it trains", box=None, header_style="bold")
+    for name, about in recipes().items():
+        table.add_row(name, about)
+    Console().print(table)
+
+
+def with_data(
+    training: Training, root: Path | None, held_out_tasks: tuple[str, ...] = ()
+) -> Training:
+    """Return the training on another LeRobot data set, with these tasks held out."""
+    source = training.source
+    if root is not None:
+        source = replace(source, episodes=LeRobotConfig(root=root))
+    if held_out_tasks:
+        source = replace(source, held_out_tasks=held_out_tasks)
+    return replace(training, source=source)
+
+
+def replace_folder(folder: Path, mark: str) -> None:
+    """Delete a folder that one of our verbs has written, and nothing else.
+
+    Raises:
+        ConfigError: the folder has files in it, but not the one that our folders have.
+    """
+    if not folder.exists():
+        return
+    if any(folder.iterdir()) and not (folder / mark).exists():
+        raise ConfigError(
+            f"{folder} has no {mark}, so saccade did not write it; --overwrite will not delete it"
+        )
+    shutil.rmtree(folder)
+
+
+def command_line(verb: str, args: list[str]) -> str:
+    """Return the command as a user could type it."""
+    return shlex.join(["saccade", verb, *args])
+
+
+def show_results(results: dict[str, Any], folder: Path) -> None:
+    """Print the verdict, the table of the headline number, and where the report is."""
+    gap = 5 if 5 in results["budget"]["probe"]["gaps"] else results["budget"]["probe"]["gaps"][0]
+    frame = results["data"]["label_frame"]
+    rows = [
+        row
+        for row in results["probes"]
+        if (row["gap"], row["group"], row["frame"], row["readout"])
+        == (gap, "position", frame, results["budget"]["probe"]["readouts"][0])
+    ]
+    table = Table(
+        "representation", "kind", "R2, held-out episodes", "R2, held-out tasks", header_style="bold"
+    )
+    scores = {(row["representation"], row["split"]): score(row) for row in rows}
+    seen = sorted(
+        (row for row in rows if row["split"] == "test"),
+        key=lambda row: -(row["r2"] if row["r2"] is not None else float("inf")),
+    )
+    for row in seen:
+        name = row["representation"]
+        table.add_row(name, row["kind"], scores[name, "test"], scores.get((name, "unseen"), "-"))
+    columns = os.environ.get("COLUMNS")
+    console = Console(width=int(columns) if columns else None if sys.stdout.isatty() else 110)
+    console.print(f"\nEnd-effector displacement over {gap} steps, linear readout, 95 % intervals:")
+    console.print(table)
+    console.print(f"\nVerdict: {results['verdict']['sentence']}\n", highlight=False)
+    print(f"report: {(folder / 'report.html').resolve()}")
+
+
+def score(row: dict[str, Any]) -> str:
+    """Put a value and its interval into one cell."""
+    if row["r2"] is None:
+        return "-"
+    if row["r2_low"] is None:
+        return f"{row['r2']:.3f}"
+    return f"{row['r2']:.3f} [{row['r2_low']:.3f}, {row['r2_high']:.3f}]"

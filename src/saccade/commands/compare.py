@@ -1,0 +1,99 @@
+"""``saccade compare``."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from saccade.commands.common import (
+    command_line,
+    list_recipes,
+    load_recipe,
+    replace_folder,
+    say,
+    show_results,
+    with_data,
+)
+from saccade.commands.train import describe
+from saccade.evals.probe import ProbeConfig
+from saccade.experiments.comparison import Comparison, Method
+from saccade.train.log import Screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Train several recipes on equal budgets, probe them beside the floors, write one report.
+
+    Run the same command again after an interruption: finished runs are kept, others resumed.
+
+    Example: saccade compare two_stream:strong_tiny single_stream:strong_tiny
+    video_mae:strong_tiny --data data/metaworld --budget 12000 --seeds 3 --out runs/compare
+
+    Args:
+        recipes: what to train, as MODULE:FUNCTION.
+        data: LeRobot data set; without it, the recipes' own.
+        out: folder of runs, results.json and report.html.
+        budget: training samples of each run; 0 keeps the recipes' own.
+        seeds: runs of each recipe; a claim needs three.
+        held_out_tasks: instructions of tasks that only the report may see.
+        probe: what to ask of the frozen encoders.
+        overwrite: delete the folder first.
+        dry_run: show what would be trained, and do nothing.
+    """
+
+    recipes: tyro.conf.Positional[tuple[str, ...]]
+    data: Path | None = None
+    out: Path
+    budget: int = 0
+    seeds: int = 3
+    held_out_tasks: tuple[str, ...] = ()
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+def main(args: list[str]) -> int:
+    """Compare."""
+    if not args:
+        print("usage: saccade compare RECIPE ... --out FOLDER [--data PATH]; --help lists all\n")
+        list_recipes()
+        return 2
+    command = tyro.cli(Command, args=args, prog="saccade compare")
+    comparison = Comparison(
+        methods=tuple(
+            Method(
+                name=name,
+                recipe=recipe,
+                training=with_data(load_recipe(recipe), command.data, command.held_out_tasks),
+            )
+            for name, recipe in zip(names(command.recipes), command.recipes, strict=True)
+        ),
+        samples=command.budget,
+        seeds=command.seeds,
+        probe=command.probe,
+    )
+    comparison.check()
+    if command.dry_run:
+        for method in comparison.methods:
+            print(f"{method.name}:")
+            describe(comparison.training(method, seed=0))
+        return 0
+    if command.overwrite:
+        replace_folder(command.out, "train")
+    results = comparison.run(
+        command.out,
+        command=command_line("compare", args),
+        progress=Screen(sys.stderr),
+        report=say,
+    )
+    show_results(results, command.out)
+    return 0
+
+
+def names(recipes: tuple[str, ...]) -> list[str]:
+    """Name methods by their module, and by their function too where modules repeat."""
+    modules = [recipe.partition(":")[0].rpartition(".")[2] for recipe in recipes]
+    full = [recipe.replace(":", " ") for recipe in recipes]
+    chosen = modules if len(set(modules)) == len(modules) else full
+    return [name.replace("_", "-") for name in chosen]

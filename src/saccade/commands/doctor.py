@@ -1,0 +1,34 @@
+"""``saccade doctor``."""
+
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Console
+
+from saccade.doctor import examine
+
+
+@dataclass(frozen=True)
+class Command:
+    """Examine this machine: Python, torch, GPU, rendering, video, disk, cache, versions.
+
+    Renders one frame and encodes and decodes one clip. Exit code 1 when something that saccade
+    needs is missing; each finding says how to mend it.
+
+    Example: saccade doctor
+    """
+
+
+def main(args: list[str]) -> int:
+    """Print the findings."""
+    tyro.cli(Command, args=args, prog="saccade doctor")
+    console = Console(highlight=False, soft_wrap=True)
+    checks = examine()
+    for check in checks:
+        bad = "[red]FAIL[/]" if check.required else "[yellow]-   [/]"
+        mark = "[green]ok  [/]" if check.ok else bad
+        console.print(f"{mark} {check.name:<16}", end=" ")
+        console.print(check.detail, markup=False)
+        if not check.ok and check.mend:
+            console.print(f"     {'':<16} mend: {check.mend}", markup=False)
+    return int(any(check.required and not check.ok for check in checks))

@@ -1,0 +1,29 @@
+"""``saccade report``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from saccade.report.page import write_report
+from saccade.report.results import load_results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Rebuild report.html from results.json, without computing anything.
+
+    Example: saccade report runs/compare
+
+    Args:
+        runs: folders that ``compare``, ``probe`` or ``demo`` have written.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+
+
+def main(args: list[str]) -> int:
+    """Rebuild each report and print its path."""
+    for folder in tyro.cli(Command, args=args or ["--help"], prog="saccade report").runs:
+        print(write_report(load_results(folder), folder).resolve())
+    return 0

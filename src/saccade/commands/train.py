@@ -1,0 +1,92 @@
+"""``saccade train``."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from saccade.commands.common import list_recipes, load_recipe, replace_folder, say, with_data
+from saccade.config import to_dict
+from saccade.experiments.training import Training, encoder_of
+from saccade.train.distributed import rank_and_world
+from saccade.train.log import Screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Pretrain an encoder without action labels.
+
+    The run folder gets metrics.jsonl, checkpoints and the encoder. Every field of the recipe is
+    an option, listed below. Under torchrun each process is one rank.
+
+    Example: saccade train two_stream:strong_tiny --data data/metaworld --out runs/first
+    --train.samples 20000
+
+    Args:
+        training: the recipe.
+        out: run folder.
+        data: LeRobot data set, in place of the recipe's.
+        resume: go on with the run in the folder.
+        overwrite: delete the run in the folder first.
+        dry_run: show the settings and sizes, and do nothing.
+    """
+
+    training: Annotated[Training, tyro.conf.arg(name="")]
+    out: Path
+    data: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+def main(args: list[str]) -> int:
+    """Train, or list the recipes where none is named."""
+    if not args or args[0].startswith("-"):
+        print("usage: saccade train RECIPE --out FOLDER [--data PATH] [--FIELD VALUE ...]")
+        print("       saccade train RECIPE --help lists every field\n")
+        list_recipes()
+        return 0 if args else 2
+    command = tyro.cli(
+        Command,
+        default=Command(training=load_recipe(args[0]), out=tyro.MISSING),
+        args=args[1:],
+        prog=f"saccade train {args[0]}",
+    )
+    training = with_data(command.training, command.data)
+    if command.dry_run:
+        describe(training)
+        return 0
+    first_rank = rank_and_world()[0] == 0
+    if command.overwrite and first_rank:
+        replace_folder(command.out, "experiment.json")
+    result = training.run(
+        command.out,
+        resume=command.resume,
+        progress=Screen(sys.stderr) if first_rank else None,
+        report=say,
+    )
+    if first_rank:
+        scores, encoder = result["scores"], command.out / "encoder"
+        print(
+            f"{result['samples']} samples; held-out loss {scores['eval/loss']:.4g}, "
+            f"{scores['eval/ratio']:.2f} x that of the {result['baseline']} baseline; "
+            f"{len(result['alarms'])} alarms; encoder: {encoder}"
+        )
+    return 0
+
+
+def describe(training: Training) -> None:
+    """Print the resolved settings and the sizes, without touching data or disk."""
+    with torch.device("meta"):
+        objective = training.objective.build()
+    print(json.dumps(to_dict(training), indent=2))
+    trained = sum(p.numel() for p in objective.parameters())
+    kept = sum(p.numel() for p in encoder_of(objective).parameters())
+    print(
+        f"would train {trained:,} parameters ({kept:,} in the encoder) for "
+        f"{training.train.steps:,} steps of {training.train.batch_size} samples"
+    )

@@ -1,0 +1,189 @@
+"""LeRobot data sets, v3.0 and v2.x: parquet for numbers, MP4 for pixels, JSON for the rest.
+
+Camera ``front`` is the feature ``observation.images.front``; the features ``observation.state``
+and ``action`` may be missing (width 0). The numbers of a file are loaded once and kept, videos
+are decoded when read. https://github.com/huggingface/lerobot
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int, UInt8
+from torch import Tensor
+
+from saccade.config import Config
+from saccade.data.episodes import Episodes, Frames
+from saccade.data.lerobot_files import (
+    ACTION,
+    STATE,
+    Columns,
+    Entry,
+    field,
+    layout,
+    load_columns,
+    load_images,
+    load_info,
+)
+from saccade.data.video import decode
+from saccade.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeRobotConfig(Config["LeRobot"]):
+    """``root`` holds ``meta/info.json``; ``cameras`` are names like ``front``, empty for all."""
+
+    root: Path
+    cameras: tuple[str, ...] = ()
+
+    def build(self) -> "LeRobot":
+        """Index the episodes."""
+        return LeRobot(self)
+
+
+class LeRobot(Episodes):
+    """Every episode of one data set, in the order of its index.
+
+    An episode with several instructions is known by its first. ``success`` is what our writer
+    recorded, None where nobody did.
+    """
+
+    def __init__(self, config: LeRobotConfig) -> None:
+        root = config.root
+        info, path = load_info(root)
+        self.fps = float(field(info, "fps", path))
+        features = self._features = field(info, "features", path)
+        keys = {camera_name(key): key for key, value in features.items() if _is_camera(value)}
+        unknown = set(config.cameras) - keys.keys()
+        if unknown:
+            raise DataError(f"{root} has no cameras {sorted(unknown)}; it has {sorted(keys)}")
+        self.cameras = config.cameras or tuple(keys)
+        self._keys = {camera: keys[camera] for camera in self.cameras}
+        videos = [key for key in keys.values() if features[key]["dtype"] == "video"]
+        self._entries = layout(root, info, videos)
+        self.lengths = [entry.length for entry in self._entries]
+        self.tasks = [entry.task for entry in self._entries]
+        self.success = [entry.success for entry in self._entries]
+        self.state_names = _names(features.get(STATE), "state")
+        self.action_names = _names(features.get(ACTION), "action")
+        self.world_to_camera = _rotations(info, self.cameras)
+        self.fingerprint = self._digest(path)
+        self._columns: dict[Path, Columns] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_columns": {}}  # a worker loads what it reads
+
+    def read(
+        self,
+        episode: int,
+        frames: Int[np.ndarray, " t"],
+        cameras: Sequence[str] | None = None,
+    ) -> Frames:
+        """Load frames of one episode; numbers from memory, pixels from the file."""
+        entry, frames = self._entries[episode], np.asarray(frames, np.int64)
+        if len(frames) and not 0 <= frames.min() <= frames.max() < entry.length:
+            raise DataError(
+                f"frames {frames.min()} to {frames.max()} are outside episode {episode}, "
+                f"which has {entry.length}"
+            )
+        names = self.cameras if cameras is None else cameras
+        absent = set(names) - set(self.cameras)
+        if absent:
+            raise DataError(f"cameras {sorted(absent)} are not read; only {self.cameras} are")
+        columns, first = self._numbers(entry)
+        views = [self._pixels(entry, self._keys[name], frames, first) for name in names]
+        sizes = {tuple(view.shape[2:]) for view in views}
+        if len(sizes) > 1:
+            raise DataError(f"cameras {tuple(names)} differ in size {sorted(sizes)}; read one")
+        blank = torch.empty(len(frames), 0, 3, 0, 0, dtype=torch.uint8)
+        return Frames(
+            video=torch.stack(views, 1) if views else blank,
+            state=torch.from_numpy(columns.state[first + frames]),
+            action=torch.from_numpy(columns.action[first + frames]),
+        )
+
+    def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
+        """Return the recorded times, in seconds from the episode's start."""
+        columns, first = self._numbers(self._entries[episode])
+        return columns.timestamp[first : first + self.lengths[episode]].astype(np.float64)
+
+    def _numbers(self, entry: Entry) -> tuple[Columns, int]:
+        """Return the columns of an episode's file, loaded once, and its first row there."""
+        if entry.data not in self._columns:
+            widths = len(self.state_names), len(self.action_names)
+            self._columns[entry.data] = load_columns(entry.data, *widths)
+        columns = self._columns[entry.data]
+        first, count = columns.spans.get(entry.index, (0, 0))
+        if count != entry.length:
+            raise DataError(
+                f"{entry.data} has {count} rows of episode {entry.index}, its metadata say "
+                f"{entry.length}; download or convert the data set again"
+            )
+        return columns, first
+
+    def _pixels(
+        self, entry: Entry, key: str, frames: Int[np.ndarray, " t"], first: int
+    ) -> UInt8[Tensor, "t 3 h w"]:
+        if key not in entry.videos:
+            return load_images(entry.data, key, first + frames)
+        path, start = entry.videos[key]
+        return decode(path, frames, self.fps, start)
+
+    def _digest(self, info: Path) -> str:
+        """Digest what the data set says of itself and the size of every file.
+
+        Raises:
+            DataError: a file that will be read is missing.
+        """
+        needed = {entry.data for entry in self._entries}
+        files = set(needed)
+        for entry in self._entries:
+            files |= {path for path, _ in entry.videos.values()}
+            needed |= {
+                path for key, (path, _) in entry.videos.items() if key in self._keys.values()
+            }
+        missing = sorted(path for path in needed if not path.is_file())
+        if missing:
+            raise DataError(
+                f"{missing[0]} is missing ({len(missing)} files are); download it again"
+            )
+        sizes = [path.stat().st_size if path.is_file() else None for path in sorted(files)]
+        record = json.dumps([self.lengths, sizes]).encode()
+        return hashlib.sha256(info.read_bytes() + record).hexdigest()[:16]
+
+
+def camera_name(key: str) -> str:
+    """Shorten ``observation.images.front`` to ``front``."""
+    return key.removeprefix("observation.").removeprefix("images.")
+
+
+def _is_camera(feature: Mapping[str, Any]) -> bool:
+    about = feature.get("info") or feature.get("video_info") or {}
+    return feature.get("dtype") in ("video", "image") and not about.get("video.is_depth_map")
+
+
+def _names(feature: Mapping[str, Any] | None, kind: str) -> tuple[str, ...]:
+    """Name each dimension; where the data set does not, by number."""
+    if feature is None:
+        return ()
+    width, names = math.prod(feature["shape"]), feature.get("names")
+    if isinstance(names, dict):  # {"motors": [...]} or {"x": 0, ...}
+        lists = [value for value in names.values() if isinstance(value, list)]
+        names = list(chain(*lists)) if lists else list(names)
+    if not names or len(names) != width or not all(isinstance(name, str) for name in names):
+        names = [f"{kind}_{i}" for i in range(width)]
+    return tuple(names)
+
+
+def _rotations(info: Mapping[str, Any], cameras: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the rotations of cameras that our writer recorded."""
+    known = info.get("saccade", {}).get("cameras", {})
+    given = {name: known.get(name, {}).get("world_to_camera") for name in cameras}
+    return {name: np.array(value, np.float64) for name, value in given.items() if value}

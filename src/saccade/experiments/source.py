@@ -1,0 +1,93 @@
+"""Where an experiment's samples come from: a data set, one camera, and who may see what.
+
+Whole episodes are dealt into ``train`` (60 %: pretraining and readouts learn from it),
+``select`` (20 %: held-out losses, penalties, early stopping) and ``test`` (20 %: reported).
+Episodes of held-out tasks are ``unseen`` and only ever reported.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from saccade.config import Config
+from saccade.data.cache import CachedEpisodes
+from saccade.data.episodes import Episodes, Subset, split
+from saccade.errors import ConfigError
+
+SHARES = {"train": 0.6, "select": 0.2, "test": 0.2}
+Report = Callable[[str], None]
+
+
+class Parts(NamedTuple):
+    """A data set, split, at one size and from one camera."""
+
+    whole: Episodes
+    train: Subset
+    select: Subset
+    test: Subset
+    unseen: Subset | None
+    camera: str
+
+    def named(self) -> dict[str, Episodes]:
+        """Return the parts by name, without an empty ``unseen``."""
+        parts: dict[str, Episodes] = {
+            "train": self.train,
+            "select": self.select,
+            "test": self.test,
+        }
+        return parts if self.unseen is None else {**parts, "unseen": self.unseen}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """A data set and how it is split.
+
+    Args:
+        episodes: the reader.
+        camera: the camera to look through; empty takes the data set's first.
+        held_out_tasks: instructions of tasks that only the report may see.
+        split_seed: decides which episodes go where.
+        cache: folder of decoded frames; empty takes $SACCADE_CACHE or ~/.cache/saccade.
+    """
+
+    episodes: Config[Episodes]
+    camera: str = ""
+    held_out_tasks: tuple[str, ...] = ()
+    split_seed: int = 0
+    cache: str = ""
+
+    def open(self, size: int, report: Report = lambda _: None) -> Parts:
+        """Decode frames once, at ``size`` pixels, and split.
+
+        Raises:
+            ConfigError: the data set has no such camera.
+            DataError: a file is missing or damaged, or there are too few episodes.
+        """
+        episodes = self.episodes.build()
+        camera = self.camera or next(iter(episodes.cameras), "")
+        if camera not in episodes.cameras:
+            raise ConfigError(
+                f"there is no camera {self.camera!r}; the data set has {list(episodes.cameras)}"
+            )
+        whole = CachedEpisodes(
+            episodes,
+            cache_folder(self.cache),
+            size,
+            progress=lambda done, total: report(f"decoded {done} of {total} frames"),
+        )
+        parts = split(whole, SHARES, self.held_out_tasks, self.split_seed)
+        return Parts(
+            whole=whole,
+            train=parts["train"],
+            select=parts["select"],
+            test=parts["test"],
+            unseen=parts.get("unseen"),
+            camera=camera,
+        )
+
+
+def cache_folder(given: str = "") -> Path:
+    """Return where decoded frames and features are kept."""
+    return Path(given or os.environ.get("SACCADE_CACHE", "~/.cache/saccade")).expanduser()

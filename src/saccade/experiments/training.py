@@ -1,0 +1,213 @@
+"""Training as a value: an objective, a source, a window and the loop's settings."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from saccade import __version__
+from saccade.checkpoint import write_atomic
+from saccade.config import Config, to_dict
+from saccade.data.loader import Loader, fixed_batches
+from saccade.data.transforms import Augment
+from saccade.data.windows import Window
+from saccade.errors import ConfigError
+from saccade.experiments.source import Parts, Report, SourceConfig
+from saccade.report.pictures import save_pictures
+from saccade.train.distributed import rank_and_world
+from saccade.train.engine import Summary, TrainConfig, train
+from saccade.train.evaluate import move
+from saccade.train.log import Progress
+from saccade.types import Clip, Encoder, Objective
+
+HELD_OUT_BATCH = 32
+PICTURES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What to learn, from what, and for how long.
+
+    Args:
+        objective: the networks and their loss.
+        source: the data set and its split.
+        window: which frames make one sample.
+        augment: what to vary in training samples.
+        eval_samples: held-out samples of the fixed list that every evaluation uses.
+        train: settings of the loop.
+    """
+
+    objective: Config[Objective]
+    source: SourceConfig
+    window: Window
+    augment: Augment = field(default_factory=Augment)
+    eval_samples: int = 256
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def image_size(self) -> int:
+        """Return the frame size that the encoder wants, in pixels."""
+        with torch.device("meta"):
+            return encoder_of(self.objective.build()).preprocessing.image_size
+
+    def open(self, report: Report = lambda _: None) -> Parts:
+        """Return the data at the size that this training reads."""
+        return self.source.open(self.image_size() + self.augment.margin, report)
+
+    def build(self) -> Objective:
+        """Construct the networks with the weights that this seed starts from."""
+        torch.manual_seed(self.train.seed)
+        return self.objective.build()
+
+    def held_out(self, parts: Parts) -> list[Clip]:
+        """Read the fixed list of held-out samples, the same for every seed."""
+        return fixed_batches(
+            parts.select,
+            self.window,
+            parts.camera,
+            self.eval_samples,
+            HELD_OUT_BATCH,
+            seed=self.source.split_seed,
+            margin=self.augment.margin,
+        )
+
+    def run(
+        self,
+        folder: Path,
+        *,
+        resume: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        report: Report = lambda _: None,
+    ) -> dict[str, Any]:
+        """Train, or resume; leave a run folder and return what ``result.json`` holds (nothing but on
+        rank 0)."""
+        rank, ranks = rank_and_world()
+        parts, objective = self.open(report), self.build()
+        held_out = self.held_out(parts)
+        loader = Loader(
+            episodes=parts.train,
+            window=self.window,
+            camera=parts.camera,
+            batch_size=self.train.batch_size,
+            seed=self.train.seed,
+            workers=self.train.workers,
+            augment=self.augment,
+            rank=rank,
+            ranks=ranks,
+        )
+        record = to_dict(self)
+        identity = {
+            "objective": record["objective"],
+            "window": record["window"],
+            "augment": record["augment"],
+            "data": parts.train.fingerprint,
+        }
+        if rank == 0:
+            write_atomic(folder / "experiment.json", json.dumps(record, indent=2) + "\n")
+        summary = train(
+            objective,
+            loader,
+            held_out,
+            self.train,
+            folder,
+            identity=identity,
+            resume=resume,
+            progress=progress,
+            card=self.card(objective, parts),
+        )
+        if rank != 0:
+            return {}
+        device = next(objective.parameters()).device
+        shown = pictures(objective, most_moving(held_out, PICTURES), device)
+        save_pictures(shown, folder / "pictures")
+        result = self.result(objective, held_out, summary) | {
+            "pictures": {name: f"pictures/{name}.png" for name in shown}
+        }
+        write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+    def result(
+        self, objective: Objective, held_out: list[Clip], summary: Summary
+    ) -> dict[str, Any]:
+        """Return the numbers of a finished run."""
+        encoder = encoder_of(objective)
+        with torch.no_grad():
+            device = next(objective.parameters()).device
+            baselines = list(objective.baselines(move(held_out[0], device)))
+        return {
+            "steps": summary.steps,
+            "samples": summary.samples,
+            "scores": summary.scores,
+            "baseline": baselines[0],
+            "best_step": summary.best_step,
+            "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
+            "trained_parameters": sum(p.numel() for p in objective.parameters()),
+            "samples_per_second": summary.samples_per_second,
+            "peak_memory_mb": summary.peak_memory_mb,
+            "alarms": [
+                {"name": alarm.name, "detail": alarm.detail, "severity": alarm.severity}
+                for alarm in summary.alarms
+            ],
+        }
+
+    def card(self, objective: Objective, parts: Parts) -> str:
+        """Write the model card: what the weights learned from, and what they never saw."""
+        encoder = encoder_of(objective)
+        shape = encoder.preprocessing
+        held_out = ", ".join(self.source.held_out_tasks) or "none"
+        settings = json.dumps(to_dict(self), indent=2)
+        episodes, frames = len(parts.train.lengths), sum(parts.train.lengths)
+        return (
+            f"# {type(encoder).__name__} encoder\n\n"
+            f"Pretrained with `{type(objective).__name__}` by saccade {__version__}, without "
+            f"action labels, on {self.train.samples} samples from {episodes} episodes ({frames} "
+            f"frames at {parts.whole.fps:g} Hz, camera {parts.camera}). Held-out tasks: "
+            f"{held_out}.\n\n"
+            f"Input: {shape.num_frames} frames of {shape.image_size} x {shape.image_size} pixels, "
+            f"{shape.pixels}. Output: tokens of width {encoder.embed_dim}, pooled by "
+            f"{encoder.pooling}. CLS tokens are not exported: the mean over patches is what a "
+            "probe reads.\n\n"
+            "```python\n"
+            "from saccade.types import Encoder\n"
+            'encoder = Encoder.from_pretrained("PATH/TO/THIS/FOLDER")\n'
+            "```\n\n"
+            f"## Settings, the gap law among them\n\n```json\n{settings}\n```\n"
+        )
+
+
+def encoder_of(objective: Objective) -> Encoder:
+    """Return the encoder that an objective exports.
+
+    Raises:
+        ConfigError: it exports none, or several.
+    """
+    exports = objective.exports()
+    if len(exports) != 1:
+        raise ConfigError(f"{type(objective).__name__} exports {sorted(exports)}, not one encoder")
+    ((encoder, _),) = exports.values()
+    return encoder
+
+
+def most_moving(held_out: list[Clip], count: int) -> Clip:
+    """Pick the samples of the first held-out batch in which most pixels change."""
+    clip = held_out[0]
+    change = (clip["video"][:, -1].float() - clip["video"][:, 0].float()).abs().flatten(1).mean(1)
+    best = change.argsort(descending=True)[:count].tolist()
+    fields = cast(dict[str, Any], clip)
+    chosen = {k: v[best] if isinstance(v, torch.Tensor) else v[:count] for k, v in fields.items()}
+    return cast(Clip, {**chosen, "text": [clip["text"][i] for i in best]})
+
+
+def pictures(objective: Objective, clip: Clip, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return what an objective has to show of a few samples."""
+    with torch.no_grad():
+        shown = objective.eval().pictures(move(clip, device))
+    return {name: value.clamp(0, 1).cpu() for name, value in shown.items()}
+
+
+def with_budget(training: Training, samples: int, seed: int) -> Training:
+    """Return the same training with another number of samples (0 keeps it) and another seed."""
+    settings = replace(training.train, seed=seed, samples=samples or training.train.samples)
+    return replace(training, train=settings)

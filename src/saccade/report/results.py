@@ -1,0 +1,290 @@
+"""What a comparison found, as one JSON file that outlives the code that wrote it.
+
+The typed dictionaries below are the schema: ``check_results`` walks their annotations, so what
+the type checker knows and what a file must hold cannot drift apart. A number that could not be
+measured is ``null``, never NaN and never a guess. Units are SI; losses have the unit of the
+objective that they belong to and are only ever compared with its own baseline.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    TypedDict,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from saccade.errors import DataError
+
+SCHEMA = 1
+RESULTS = "results.json"
+
+Number = float | int | None
+Count = int | None
+
+
+class Machine(TypedDict):
+    """Where the numbers were measured."""
+
+    cpu: str
+    cores: Count
+    memory_gb: Number
+    accelerator: str | None
+    platform: str
+
+
+class Part(TypedDict):
+    """The size of one split."""
+
+    episodes: int
+    frames: int
+
+
+class Data(TypedDict):
+    """The data set that every model saw."""
+
+    path: str
+    fingerprint: str
+    fps: float
+    camera: str
+    label_frame: Literal["camera", "world"]
+    image_size: int
+    tasks: list[str]
+    held_out_tasks: list[str]
+    parts: dict[str, Part]
+
+
+class ProbeBudget(TypedDict):
+    """What the probes were asked."""
+
+    gaps: list[int]
+    readouts: list[str]
+    stride: int
+
+
+class Budget(TypedDict):
+    """What every model was given."""
+
+    samples: int
+    seeds: list[int]
+    probe: ProbeBudget
+
+
+class Evaluation(TypedDict):
+    """The loss on the held-out list beside that of a trivial prediction."""
+
+    loss: Number
+    baseline: Number
+
+
+class Point(TypedDict):
+    """One line of a run's history; ``eval`` is null between evaluations."""
+
+    step: int
+    samples: int
+    train: dict[str, Number]
+    eval: Evaluation | None
+
+
+class Alarm(TypedDict):
+    """Something that training found suspicious."""
+
+    name: str  # leak, copy, too good, collapse, dead gradients
+    detail: str
+    severity: Literal["warning", "error"]
+
+
+class Features(TypedDict):
+    """How alive the pooled features of the exported encoder are."""
+
+    std: Number
+    effective_rank: Number
+    mean_cosine: Number
+
+
+class Run(TypedDict):
+    """One training seed. Picture paths are relative to the folder of the results."""
+
+    seed: int
+    folder: str
+    history: list[Point]
+    baseline_name: str
+    alarms: list[Alarm]
+    features: NotRequired[Features | None]
+    pictures: NotRequired[dict[str, str]]
+
+
+class Model(TypedDict):
+    """One method: its cost and its runs."""
+
+    name: str
+    recipe: str
+    encoder_parameters: Count
+    trained_parameters: Count
+    flops_per_sample: Number
+    samples_per_second: Number
+    peak_memory_mb: Number
+    notes: list[str]
+    runs: list[Run]
+
+
+class ProbeRow(TypedDict):
+    """One score with its 95 % interval. ``tolerance`` is in metres, radians or gripper units."""
+
+    representation: str
+    kind: Literal["method", "floor"]
+    seeds: list[int]
+    readout: str
+    gap: int
+    split: Literal["test", "unseen"]
+    target: str
+    frame: Literal["camera", "world"]
+    group: str
+    r2: Number
+    r2_low: Number
+    r2_high: Number
+    cosine: Number
+    cosine_low: Number
+    cosine_high: Number
+    within: Number
+    within_low: Number
+    within_high: Number
+    tolerance: Number
+    episodes: int
+    windows: int
+    dims: Count
+    penalty: Number
+    floor_of: str | None
+
+
+class Paired(TypedDict):
+    """The difference in R2, ``a`` minus ``b``, on the same episodes."""
+
+    a: str
+    b: str
+    gap: int
+    split: Literal["test", "unseen"]
+    group: str
+    difference: Number
+    low: Number
+    high: Number
+    p: Number
+
+
+class Verdict(TypedDict):
+    """What may be said."""
+
+    sentence: str
+    success: bool
+    details: list[str]
+
+
+class Results(TypedDict):
+    """The whole file."""
+
+    schema: int
+    title: str
+    created: str
+    commands: list[str]
+    versions: dict[str, str]
+    machine: Machine
+    commit: str | None
+    data: Data
+    budget: Budget
+    models: list[Model]
+    probes: list[ProbeRow]
+    paired: list[Paired]
+    verdict: Verdict
+    seconds: dict[str, Number]
+
+
+def load_results(folder: Path) -> Results:
+    """Read and check ``results.json``.
+
+    Raises:
+        DataError: the file is missing, is not JSON, or is not of this schema.
+    """
+    path = Path(folder) / RESULTS
+    if not path.is_file():
+        raise DataError(f"{folder} has no {RESULTS}; name the folder that `saccade compare` wrote")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}); run `saccade compare` again") from error
+    return check_results(value)
+
+
+def check_results(value: object) -> Results:
+    """Return the value, proven to be ``Results``.
+
+    Raises:
+        DataError: another schema version, or a field that is missing or of another kind.
+    """
+    found = value.get("schema") if isinstance(value, Mapping) else None
+    if found != SCHEMA:
+        raise DataError(
+            f"{RESULTS}: schema is {found!r}, expected {SCHEMA}; "
+            "use the version of saccade that wrote it, or compare again"
+        )
+    _check(value, Results, "")
+    return cast(Results, value)
+
+
+def _check(value: Any, kind: Any, where: str) -> None:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # X | None
+        if value is not None:
+            _check(value, args[0], where)
+    elif is_typeddict(kind):
+        _check_record(value, kind, where)
+    elif origin is list:
+        _expect(isinstance(value, list), value, "a list", where)
+        for index, item in enumerate(value):
+            _check(item, args[0], f"{where}[{index}]")
+    elif origin is dict:
+        _expect(isinstance(value, dict), value, "an object", where)
+        for name, item in value.items():
+            _check(item, args[1], f"{where}.{name}")
+    elif origin is Literal:
+        _expect(value in args, value, " or ".join(map(repr, args)), where)
+    else:
+        accepts, expected = SCALARS[kind]
+        _expect(accepts(value), value, expected, where)
+
+
+def _check_record(value: Any, kind: Any, where: str) -> None:
+    _expect(isinstance(value, dict), value, "an object", where)
+    for name, inner in get_type_hints(kind).items():
+        place = f"{where}.{name}".lstrip(".")
+        if name in value:
+            _check(value[name], inner, place)
+        elif name in kind.__required_keys__:
+            raise DataError(f"{RESULTS}: {place} is missing; compare again to write it anew")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+
+
+SCALARS: dict[type, tuple[Callable[[object], bool], str]] = {
+    str: (lambda value: isinstance(value, str), "text"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    int: (lambda value: isinstance(value, int) and type(value) is not bool, "a whole number"),
+    float: (_is_number, "a finite number, or null where it is not known"),
+}
+
+
+def _expect(right: bool, value: object, expected: str, where: str) -> None:
+    if not right:
+        shown = repr(value)
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
+        raise DataError(f"{RESULTS}: {where} is {shown}, expected {expected}; correct the file")

@@ -1,0 +1,87 @@
+"""What the training loop needs to be told, and which of it a resume may change."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from saccade.errors import ConfigError
+
+FREE_TO_CHANGE = ("workers", "save_every", "keep", "device", "tensorboard")
+COUNTS = ("samples", "batch_size", "accumulate", "log_every", "eval_every", "save_every", "keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What the loop needs; what an objective needs is in the objective's own config.
+
+    Args:
+        samples: training samples to see; the steps follow from the batch size
+        batch_size: samples of one step, over all devices
+        accumulate: slices in which a device computes its share; saves memory, same result
+        lr: peak learning rate
+        min_lr: learning rate of the last step, as a share of the peak
+        warmup: share of the steps in which the rate rises
+        weight_decay: of the weights of layers; biases, norms and tokens are never decayed
+        betas: of AdamW
+        grad_clip: largest norm of the gradient
+        precision: bfloat16 is mixed precision; weights and optimizer stay float32
+        workers: processes that read data
+        log_every: steps between records of the training loss
+        eval_every: steps between scores on the held-out clips
+        save_every: steps between checkpoints; one is also written at every best score
+        keep: newest checkpoints to keep, beside the best
+        seed: of weights, data order and noise
+        device: auto takes a GPU if there is one
+        tensorboard: write the metrics for TensorBoard too
+    """
+
+    samples: int = 100_000
+    batch_size: int = 64
+    accumulate: int = 1
+    lr: float = 3e-4
+    min_lr: float = 0.01
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    workers: int = 2
+    log_every: int = 10
+    eval_every: int = 200
+    save_every: int = 500
+    keep: int = 2
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tensorboard: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Return the number of optimizer steps."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def fixed(self) -> dict[str, Any]:
+        """Return the fields that a resume must not change."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE_TO_CHANGE}
+
+    def require_workable(self, world: int) -> None:
+        """Look for settings that cannot work, with so many processes.
+
+        Raises:
+            ConfigError: it lists all of them.
+        """
+        value, share = asdict(self), self.batch_size // world
+        wrong = [f"{name} must be at least 1" for name in COUNTS if value[name] < 1]
+        wrong += [f"{name} must be above 0" for name in ("lr", "grad_clip") if value[name] <= 0]
+        wrong += [
+            f"{name} must lie in [0, 1]"
+            for name in ("warmup", "min_lr")
+            if not 0 <= value[name] <= 1
+        ]
+        if self.seed < 0:
+            wrong.append("seed must not be negative")
+        if self.batch_size % world:
+            wrong.append(f"batch_size {self.batch_size} must divide by the {world} processes")
+        if self.accumulate > max(share, 1):
+            wrong.append(f"accumulate must be at most {share}, the samples of one process")
+        if wrong:
+            raise ConfigError(f"the training config cannot work: {'; '.join(wrong)}")

@@ -1,0 +1,141 @@
+"""Processes that train together: joining them, deciding as one, and being asked to stop.
+
+torchrun starts one process per device and names it by RANK, WORLD_SIZE and LOCAL_RANK; without
+them there is one process. Gradients are averaged by ``DistributedDataParallel`` over nccl or
+gloo. Decisions (a signal came, a loss is not finite, a batch could not be read) travel over a
+second, gloo group: every rank learns of them in the same step, and none waits for a GPU.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from saccade.errors import ConfigError, SaccadeError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int
+    world: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None  # for decisions; None when alone
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Average gradients over ranks in the module's backward pass."""
+        if self.world == 1:
+            return module
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        # Some objectives leave a module without gradient on purpose; DDP must not wait for it.
+        return DistributedDataParallel(module, device_ids, find_unused_parameters=True)
+
+    def averaging(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """Average over ranks in the last backward pass of a step only."""
+        if last or not isinstance(module, DistributedDataParallel):
+            return nullcontext()
+        return module.no_sync()
+
+    def agree(self, *flags: int) -> list[int]:
+        """Return the largest value of each flag over all ranks."""
+        values = torch.tensor(flags, dtype=torch.int64)
+        if self.world > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=self.control)
+        return values.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """Return the value of every rank, in order, on every rank."""
+        values: list[Any] = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do work on every rank; where it fails on one, all raise, and none waits for ever."""
+        error, value = None, None
+        try:
+            value = work()
+        except SaccadeError as caught:
+            error = caught
+        if self.agree(error is not None)[0]:
+            told = self.gather(None if error is None else (type(error), str(error)))
+            if error is not None:
+                raise error
+            rank, (kind, message) = next((i, t) for i, t in enumerate(told) if t is not None)
+            raise kind(f"rank {rank} failed: {message}")
+        return value  # pyright: ignore[reportReturnType]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do work on rank 0 alone and give every rank its result, or its error."""
+        value = self.together(work) if self.rank == 0 else self.together(lambda: None)
+        return self.gather(value)[0]  # pyright: ignore[reportReturnType]
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return this process's number and how many there are, as torchrun tells them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Meet the other ranks; ``device`` is ``auto``, ``cpu`` or ``cuda``.
+
+    A process group that is already open is used and left open, so several runs can share one.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for and there is none.
+    """
+    rank, world = rank_and_world()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch sees no GPU; use --train.device cpu or auto")
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else None
+    if place is not None:
+        torch.cuda.set_device(place)
+    place = place or torch.device("cpu")
+    if world == 1:
+        yield Ranks(rank, world, place)
+        return
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
+    try:
+        control = dist.new_group(backend="gloo")
+        assert isinstance(control, dist.ProcessGroup)  # every rank is a member
+        yield Ranks(rank, world, place, control)
+    finally:
+        if ours:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def signals() -> Iterator[Callable[[], int]]:
+    """Note SIGTERM and SIGINT instead of dying; yield what reads the signal, 0 while none came.
+
+    A second signal ends the process at once, as if nobody had handled it.
+    """
+    received = 0
+
+    def note(number: int, frame: object) -> None:
+        nonlocal received
+        if received:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        received = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,280 @@
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saccade.data.lerobot import LeRobotConfig
+from saccade.data.writer import LeRobotWriter
+from saccade.errors import BusyError, ConfigError, DataError
+from saccade.sim import collect as module
+from saccade.sim.collect import CollectConfig, Episode, Progress, Slot, collect, record
+from saccade.sim.metaworld import MetaWorld
+
+SMALL: dict[str, Any] = {
+    "tasks": ("reach", "push"),
+    "episodes": 2,
+    "size": 16,
+    "supersample": 1,
+    "max_steps": 12,
+    "keep_failures": True,
+}
+
+
+def content(root: Path) -> dict[str, str]:
+    """Digest every published file."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name[0] != ".")
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole") / "data"
+    collect(CollectConfig(out=root, **SMALL))
+    return root
+
+
+@pytest.fixture(scope="module")
+def reach() -> Iterator[MetaWorld]:
+    with MetaWorld("reach", size=16, supersample=1) as simulator:
+        yield simulator
+
+
+def test_the_data_set_opens_with_the_reader(whole: Path) -> None:
+    data = LeRobotConfig(root=whole).build()
+    assert data.fps == 80
+    assert data.tasks == ["reach", "reach", "push", "push"]
+    assert data.lengths == [12, 12, 12, 12]
+    assert data.cameras == ("corner2",)
+    assert data.state_names == data.action_names == ("x", "y", "z", "gripper")
+    assert np.linalg.det(data.world_to_camera["corner2"]) == pytest.approx(1)
+    recorded = json.loads((whole / "meta" / "info.json").read_text())["saccade"]["collection"]
+    assert recorded["tasks"] == ["reach-v3", "push-v3"]
+    assert recorded["sensor_noise"] == 2.0
+    first = data.read(0, np.arange(12))
+    assert (first["action"].abs() <= 1).all()
+    assert first["video"].float().std() > 5
+
+
+def test_the_number_of_workers_changes_no_byte(whole: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    summary = collect(CollectConfig(out=tmp_path, workers=2, **SMALL), seen.append)
+    assert content(tmp_path) == content(whole)
+    assert (summary.episodes, summary.frames, summary.given_up) == (4, 48, ())
+    assert [(progress.done, progress.total) for progress in seen] == [(i, 4) for i in (1, 2, 3, 4)]
+    assert seen[-1].seconds_left == 0
+
+
+SCRIPT = """
+from pathlib import Path
+from saccade.sim.collect import CollectConfig, collect
+if __name__ == "__main__":
+    collect(CollectConfig(out=Path({out!r}), **{small!r}), lambda _: print("one", flush=True))
+"""
+
+
+def test_a_killed_collection_goes_on_and_leaves_no_orphans(whole: Path, tmp_path: Path) -> None:
+    script, out = tmp_path / "script.py", tmp_path / "data"
+    script.write_text(SCRIPT.format(out=str(out), small=SMALL))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"one\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGKILL)
+    assert children
+    patience = time.monotonic() + 10
+    while any(running(pid) for pid in children):
+        assert time.monotonic() < patience, "orphans"
+        time.sleep(0.05)
+
+    seen: list[Progress] = []
+    collect(CollectConfig(out=out, **SMALL), seen.append)
+    assert 1 <= len(seen) <= 3
+    assert content(out) == content(whole)
+
+
+def running(pid: str) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_a_finished_collection_is_kept_and_its_settings_are_guarded(whole: Path) -> None:
+    before = content(whole)
+    summary = collect(CollectConfig(out=whole, workers=3, **SMALL))
+    assert (summary.episodes, summary.frames) == (4, 48)
+    assert content(whole) == before
+    with pytest.raises(ConfigError, match=r"begun with \{'seed': 0\}, not \{'seed': 1\}"):
+        collect(CollectConfig(out=whole, seed=1, **SMALL))
+
+
+def test_a_foreign_folder_and_a_busy_one_are_refused(tmp_path: Path) -> None:
+    config = CollectConfig(out=tmp_path, **SMALL)
+    (tmp_path / "meta").mkdir()
+    with pytest.raises(ConfigError, match="holds another data set"):
+        collect(config)
+    with (tmp_path / ".collect.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="another process collects"):
+            collect(config)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"episodes": 0}, "episodes is 0; it must lie in 1 to"),
+        ({"max_steps": 501}, "max_steps is 501; it must lie in 1 to 500"),
+        ({"sensor_noise": -1.0}, "sensor_noise is -1.0"),
+        ({"size": 65}, "even number of pixels"),
+        ({"tasks": ("reech",)}, "did|reach-v3"),
+        ({"tasks": ()}, "must not be empty"),
+        ({"cameras": ("front",)}, "no camera 'front'"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    config = replace(CollectConfig(out=tmp_path / "data", **SMALL), **wrong)
+    with pytest.raises(ConfigError, match=message):
+        collect(config)
+
+
+def test_recording_ends_five_steps_after_success(reach: MetaWorld, tmp_path: Path) -> None:
+    config = replace(CollectConfig(out=tmp_path, **SMALL), max_steps=100)
+    episode = record(reach, config, (0, 1))
+    reach.reset((0, 1))
+    for _ in episode.action[:-6]:
+        assert not reach.success
+        reach.step(reach.expert())
+    reach.step(reach.expert())
+    assert reach.success
+    assert episode.success
+    assert episode.video["corner2"].shape == (len(episode.state), 16, 16, 3)
+
+
+def test_stride_keeps_frames_with_the_action_executed_at_them(
+    reach: MetaWorld, tmp_path: Path
+) -> None:
+    config = CollectConfig(out=tmp_path, action_noise=0.1, **SMALL)
+    every = record(reach, config, (0, 1))
+    third = record(reach, replace(config, stride=3), (0, 1))
+    np.testing.assert_array_equal(third.state, every.state[::3])
+    np.testing.assert_array_equal(third.action, every.action[::3])
+    np.testing.assert_array_equal(third.video["corner2"], every.video["corner2"][::3])
+
+
+def test_noise_is_added_to_pixels_and_to_the_action(reach: MetaWorld, tmp_path: Path) -> None:
+    clean = CollectConfig(out=tmp_path, sensor_noise=0.0, **SMALL)
+    still = record(reach, clean, (0, 1)).video["corner2"].astype(float)
+    grainy = record(reach, replace(clean, sensor_noise=2.0), (0, 1)).video["corner2"]
+    noise = (grainy - still)[(still > 10) & (still < 245)]
+    assert noise.std() == pytest.approx(2.0, rel=0.05)
+    assert noise.mean() == pytest.approx(0.0, abs=0.05)
+    assert np.abs(np.diff(grainy.astype(float) - still, axis=0)).mean() > 1  # new in each frame
+
+    shaken = record(reach, replace(clean, action_noise=0.5), (0, 1)).action
+    calm = record(reach, clean, (0, 1)).action
+    assert not np.array_equal(shaken[:, :3], calm[:, :3])
+    np.testing.assert_array_equal(shaken[:, 3], calm[:, 3])  # never the grip
+
+
+def test_failures_are_retried_with_other_goals_or_kept(
+    reach: MetaWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CollectConfig(out=tmp_path, **SMALL), tasks=("reach-v3",), keep_failures=False)
+    writer, slot, keys = module._open_writer(config), Slot("reach-v3", 1), []
+
+    def fail_until(attempts: int) -> None:
+        def trial(simulator: MetaWorld, config: CollectConfig, key: tuple[int, ...]) -> Episode:
+            keys.append(key)
+            rows = np.zeros((3, 4), np.float32)
+            video = {"corner2": np.zeros((3, 16, 16, 3), np.uint8)}
+            return Episode(video, rows, rows, success=len(keys) >= attempts)
+
+        keys.clear()
+        monkeypatch.setattr(module, "record", trial)
+
+    fail_until(4)
+    assert module._store(config, writer, reach, slot) == 0
+    assert len(keys) == len(set(keys)) == 3
+    assert writer.staged() == set()
+    fail_until(2)
+    assert module._store(config, writer, reach, slot) == 3
+    assert len(keys) == 2
+    fail_until(9)
+    kept = replace(config, keep_failures=True)
+    assert module._store(kept, writer, reach, Slot("reach-v3", 0)) == 3
+    assert len(keys) == 1
+    assert writer.staged() == {0, 1}
+
+
+def test_episodes_that_were_given_up_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CollectConfig(out=tmp_path, **SMALL), tasks=("reach",), keep_failures=False)
+    asked: list[list[Slot]] = []
+
+    def outcomes(
+        config: CollectConfig, writer: LeRobotWriter, slots: list[Slot]
+    ) -> Iterator[tuple[Slot, int]]:
+        asked.append(slots)
+        yield from [(slot, 0) for slot in slots]
+
+    monkeypatch.setattr(module, "_outcomes", outcomes)
+    for _ in range(2):
+        with pytest.raises(DataError, match="no expert succeeded within 12 steps in 2 episodes"):
+            collect(config)
+    assert asked == [[Slot("reach-v3", 0), Slot("reach-v3", 1)], []]
+    assert json.loads((tmp_path / "collection.json").read_text())["given_up"] == [0, 1]
+
+
+def test_workers_stay_with_their_task_and_help_where_most_is_left() -> None:
+    slots = [Slot("a", 0), Slot("b", 0), Slot("b", 1), Slot("c", 0)]
+    assert module._take(slots, None) == Slot("b", 0)
+    assert module._take(slots, Slot("b", 0)) == Slot("b", 1)
+    assert module._take(slots, Slot("b", 1)) == Slot("a", 0)
+    assert slots == [Slot("c", 0)]
+
+
+class Refusing(LeRobotWriter):
+    def write_episode(self, *args: Any, **_: Any) -> None:
+        raise DataError(f"no room for {args[0]}")
+
+
+class Crashing(LeRobotWriter):
+    def write_episode(self, *args: Any, **_: Any) -> None:
+        os._exit(7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Refusing, "reach-v3 episode 1 cannot be recorded: no room for 1"),
+        (Crashing, "recorded reach-v3 episode 1 ended with exit code 7"),
+    ],
+)
+def test_a_failing_worker_stops_the_collection(
+    tmp_path: Path, kind: type[LeRobotWriter], message: str
+) -> None:
+    config = module._checked(CollectConfig(out=tmp_path, **SMALL))
+    writer = module._open_writer(config)
+    writer.__class__ = kind
+    with pytest.raises(DataError, match=message):
+        list(module._outcomes(config, writer, [Slot("reach-v3", 1)]))
+
+
+def test_a_worker_that_is_killed_before_it_begins_is_named(tmp_path: Path) -> None:
+    config = module._checked(CollectConfig(out=tmp_path, **SMALL))
+    worker = module._Worker(config, module._open_writer(config))
+    worker.process.kill()
+    worker.give(Slot("push-v3", 0))
+    with pytest.raises(DataError, match="recorded push-v3 episode 0 ended with exit code -9"):
+        worker.outcome()
+    worker.stop()

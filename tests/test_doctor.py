@@ -1,0 +1,84 @@
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from saccade import doctor
+from saccade.doctor import Check, examine
+
+
+def found(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_a_good_machine_passes_every_required_check(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
+    checks = found(examine())
+    assert [check for check in checks.values() if check.required and not check.ok] == []
+    assert checks["torch"].detail.startswith("2.")
+    assert checks["video"].detail == "H.264 round trip"
+    assert "MUJOCO_GL=" in checks["rendering"].detail
+    assert not checks["extra log"].required
+
+
+def test_broken_graphics_are_found_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    check = doctor._try("rendering", doctor.render, doctor.GL_LIBRARIES)
+    assert not check.ok
+    assert check.required
+    assert check.detail.startswith("MUJOCO_GL=nonsense does not load")
+    assert "libosmesa6" in check.mend
+
+
+def test_without_the_simulator_rendering_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    check = doctor._try("rendering", doctor.render, "")
+    assert (check.ok, check.required) == (False, False)
+    assert check.mend == "pip install 'saccade[sim]'"
+
+
+def test_a_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    run = doctor.subprocess.run
+    monkeypatch.setattr(
+        doctor.subprocess, "run", lambda args, **more: run([*args[:2], crash], **more)
+    )
+    check = doctor._try("torch", doctor.import_torch, "reinstall")
+    assert check == Check("torch", False, "crashed with signal 11", "reinstall")
+
+
+def test_a_full_disk_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 1_900_000_000))
+    check = doctor._check_room()
+    assert not check.ok
+    assert check.detail.startswith("1.9 GB free")
+
+
+def test_an_unwritable_cache_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "file" / "cache"))
+    check = doctor._check_cache()
+    assert not check.ok
+    assert str(tmp_path) in check.detail
+    assert "SACCADE_CACHE" in check.mend
+
+
+def test_packages_are_compared_with_what_the_core_and_each_extra_ask_for(monkeypatch) -> None:
+    lines = ["av>=15", "torch>=2.10", "absent>=1", 'old<4,>=3.1.1; extra == "sim"']
+    have = {"av": "18.1.0", "torch": "2.9.1+cpu", "old": "3.1"}
+
+    def version(name: str) -> str:
+        if name not in have:
+            raise doctor.PackageNotFoundError(name)
+        return have[name]
+
+    monkeypatch.setattr(doctor, "requires", lambda name: lines)
+    monkeypatch.setattr(doctor, "version", version)
+    assert doctor._installed(None) == (
+        ["av 18.1.0"],
+        ["torch 2.9.1+cpu is below 2.10", "absent is missing"],
+    )
+    assert doctor._installed("sim") == ([], ["old 3.1 is below 3.1.1"])
+    assert not doctor._check_packages().ok

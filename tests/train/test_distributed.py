@@ -1,0 +1,73 @@
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from saccade.errors import ConfigError, DataError
+from saccade.train.distributed import join, signals
+from tests.train import toy
+
+
+def test_alone_it_decides_alone() -> None:
+    with join("cpu") as ranks:
+        assert ranks.agree(3, 0) == [3, 0]
+        assert ranks.gather("a") == ["a"]
+        assert ranks.on_main(lambda: 5) == 5
+        with pytest.raises(DataError, match="gone"):
+            ranks.together(lambda: (_ for _ in ()).throw(DataError("gone")))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_told() -> None:
+    with pytest.raises(ConfigError, match="no GPU"), join("cuda"):
+        pass
+
+
+def test_a_signal_is_noted_and_handlers_return() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with signals() as received:
+        assert received() == 0
+        signal.raise_signal(signal.SIGTERM)
+        assert received() == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def ranks_of(run_dir: Path, world: int, broken_rank: int = -1) -> list[int | None]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run_dir.mkdir()
+    children = [
+        toy.CHILDREN.Process(target=toy.run_as_rank, args=(rank, world, port, run_dir, broken_rank))
+        for rank in range(world)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    return [child.exitcode for child in children]
+
+
+def test_two_ranks_train_like_one(tmp_path: Path) -> None:
+    assert ranks_of(tmp_path / "one", 1) == [0]
+    assert ranks_of(tmp_path / "two", 2) == [0, 0]
+    one, two = (
+        [json.loads(text) for text in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 13
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        assert list(a.values()) == pytest.approx(list(b.values()), rel=1e-6), a["step"]
+
+
+def test_a_nan_on_one_rank_stops_all(tmp_path: Path) -> None:
+    assert ranks_of(tmp_path / "run", 2, broken_rank=1) == [6, 6]
+    told = [(tmp_path / "run" / f"error-{rank}.txt").read_text() for rank in (0, 1)]
+    for message in told:
+        assert "step 3" in message
+        assert "output of head" in message
+        assert "episodes in the batch: [20, 21, 22, 23]" in message  # those of rank 1
