@@ -89,6 +89,9 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder} is damaged ({error}); export the model again") from error
+    absent = {"model", "preprocessing"} - set(record)
+    if absent:
+        raise CheckpointError(f"{folder / CONFIG} lacks {sorted(absent)}; export the model again")
     model = from_dict(record["model"]).build()
     load_weights(model, weights, str(folder))
     return model, record["preprocessing"]

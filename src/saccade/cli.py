@@ -8,7 +8,8 @@ that ``--help`` answers at once.
 import importlib
 import sys
 
-from saccade.errors import SaccadeError
+from saccade import __version__
+from saccade.errors import ConfigError, SaccadeError
 
 USAGE = """Saccade: learn what a robot needs to see, and prove it.
 
@@ -36,36 +37,38 @@ OUT_OF_MEMORY, INTERRUPTED = 7, 130
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    if "--debug" in args:
+        return run([arg for arg in args if arg != "--debug"])
+    try:
+        return run(args)
+    except SaccadeError as error:
+        return fail(error.exit_code, str(error))
+    except ModuleNotFoundError as error:
+        return fail(2, f"{error.name} is not installed; `saccade doctor` says what to install")
+    except KeyboardInterrupt:
+        return fail(INTERRUPTED, "interrupted")
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stdout = None
+        return 0
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+            raise
+        return fail(
+            OUT_OF_MEMORY, "out of memory; lower the batch size or raise --train.accumulate"
+        )
+
+
+def run(args: list[str]) -> int:
+    """Run one verb; errors are the caller's business."""
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
     if args[0] == "--version":
-        from saccade import __version__
-
         print(f"saccade {__version__}")
         return 0
     if args[0] not in VERBS:
-        return fail(2, f"there is no verb {args[0]!r}; the verbs are {', '.join(VERBS)}")
-    try:
-        return importlib.import_module(f"saccade.commands.{args[0]}").main(args[1:])
-    except SaccadeError as error:
-        if debug:
-            raise
-        return fail(error.exit_code, str(error))
-    except ModuleNotFoundError as error:
-        if debug:
-            raise
-        return fail(2, f"{error.name} is not installed; `saccade doctor` says what to install")
-    except KeyboardInterrupt:
-        return fail(INTERRUPTED, "interrupted")
-    except MemoryError:
-        return fail(OUT_OF_MEMORY, "out of memory; lower --train.batch-size or raise accumulate")
-    except RuntimeError as error:
-        if debug or "out of memory" not in str(error):
-            raise
-        return fail(OUT_OF_MEMORY, f"{error}; lower --train.batch-size or raise accumulate")
+        raise ConfigError(f"there is no verb {args[0]!r}; the verbs are {', '.join(VERBS)}")
+    return importlib.import_module(f"saccade.commands.{args[0]}").main(args[1:])
 
 
 def fail(code: int, message: str) -> int:

@@ -52,8 +52,15 @@ def from_dict(value: Any) -> Any:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {sorted(known)}"
             raise ConfigError(f"{value['type']} has no field {key!r}{hint}")
+        needed = {f.name for f in dataclasses.fields(cls) if _is_required(f)}
+        if needed - given.keys():
+            raise ConfigError(f"{value['type']} lacks the fields {sorted(needed - given.keys())}")
         return cls(**given)
     return tuple(from_dict(item) for item in value) if isinstance(value, list) else value
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _dataclass_named(kind: object) -> Any:
@@ -63,8 +70,9 @@ def _dataclass_named(kind: object) -> Any:
     if module in sys.modules or ours:
         try:
             cls = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError:
-            cls = None
+        except ModuleNotFoundError as error:
+            if error.name != module:  # an optional package that the module needs
+                raise
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(
             f"{kind!r} is not a config that may be built; import the module that defines it first"

@@ -1,10 +1,18 @@
-"""Paths from info.json cannot leave the data set; the rest is tested through the reader."""
+"""Metadata from elsewhere cannot point outside the data set or crash the reader."""
 
+import contextlib
+import copy
+import functools
+import operator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from saccade.data.lerobot_files import locate
+from saccade.data import lerobot
+from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot_files import load_info, locate
 from saccade.errors import DataError
 
 
@@ -30,3 +38,29 @@ def test_templates_stay_inside_the_root(tmp_path: Path, template: str) -> None:
 def test_templates_are_filled(tmp_path: Path) -> None:
     found = locate(tmp_path, "a-{n:03d}/{n}_{key}", {"n": 7, "key": "observation.images.x"})
     assert found == tmp_path / "a-007" / "7_observation.images.x"
+
+
+def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Yield the path of every value inside a JSON value."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in pairs:
+        yield (*path, key)
+        if isinstance(item, (dict, list)):
+            yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("wrong", [None, "x", -1, [], {}, 1e308, 10**400])
+def test_any_metadata_are_read_or_refused(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
+    root = shared_data / "lerobot_v21_tiny"
+    info, _ = load_info(root)
+    for path in places(info):
+        changed = copy.deepcopy(info)
+        inner = functools.reduce(operator.getitem, path[:-1], changed)
+        inner[path[-1]] = wrong
+        monkeypatch.setattr(
+            lerobot, "load_info", lambda _, changed=changed: (changed, root / "meta" / "info.json")
+        )
+        with contextlib.suppress(DataError):
+            LeRobotConfig(root=root).build()

@@ -21,7 +21,8 @@ def test_nothing_is_varied_by_default() -> None:
 
 def test_frames_of_a_pair_share_one_crop() -> None:
     picture = torch.randint(256, (1, 1, 3, 32, 32), dtype=torch.uint8)
-    clip = {**sample(key=5), "video": picture.repeat(2, 1, 1, 1, 1)}
+    clip = sample(key=5)
+    clip["video"] = picture.repeat(2, 1, 1, 1, 1)
     cut = Augment(margin=12)(clip, DATA, "front")["video"]
     assert cut.shape[-2:] == (20, 20)
     assert torch.equal(cut[0], cut[1])
@@ -31,15 +32,16 @@ def test_crops_cover_the_frame_and_follow_the_key() -> None:
     video = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
     assert crop(video, 2, 0.0, 0.0)[0, 0, 0] == 0
     assert crop(video, 2, 0.999, 0.999)[0, -1, -1] == 15
-    ramp = {**sample(), "video": torch.arange(64, dtype=torch.uint8).view(1, 1, 1, 8, 8)}
-    places = {
-        int(
-            Augment(margin=2)({**ramp, "key": torch.tensor(k)}, DATA, "front")["video"].flatten()[0]
-        )
-        for k in range(200)
-    }
+
+    def ramp(key: int = 0) -> Clip:
+        clip = sample(key)
+        clip["video"] = torch.arange(64, dtype=torch.uint8).view(1, 1, 1, 8, 8)
+        return clip
+
+    shift = Augment(margin=2)
+    places = {int(shift(ramp(k), DATA, "front")["video"].flatten()[0]) for k in range(200)}
     assert places == {8 * y + x for y in range(3) for x in range(3)}
-    middle = CentreCrop(margin=2)(ramp, DATA, "front")["video"]
+    middle = CentreCrop(margin=2)(ramp(), DATA, "front")["video"]
     assert middle.flatten()[0] == 8 + 1
     with pytest.raises(ConfigError, match="cannot crop 5 pixels"):
         crop(video, 5, 0.0, 0.0)

@@ -8,6 +8,7 @@ from saccade.data.synthetic import Synthetic, SyntheticConfig
 from saccade.data.windows import (
     ChunkWindow,
     ClipWindow,
+    GapLaw,
     PairWindow,
     TransitionWindow,
     Window,
@@ -47,7 +48,7 @@ def test_published_probabilities() -> None:
 
 
 @pytest.mark.parametrize("law", ["exponential", "uniform", "linear", "triangular"])
-def test_gaps_follow_the_law(law: str) -> None:
+def test_gaps_follow_the_law(law: GapLaw) -> None:
     window = PairWindow(max_gap=5, law=law, per_episode=500)
     drawn = Counter(window.plan(DATA, seed=0, epoch=0)[:, 2].tolist())
     expected = 3000 * gap_probabilities(law, 5, window.sample_decay)

@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from saccade.errors import ConfigError
-from saccade.models.streams import STREAMS, Streams, StreamsConfig
+from saccade.models.streams import STREAMS, Streams, StreamsConfig, Variant
+from saccade.recipes.sizes import Shape
 from tests.contracts import check_encoder
 
-TINY = {"image_size": 32, "dim": 24, "depth": 3, "heads": 2}
+TINY = Shape(image_size=32, dim=24, depth=3, heads=2)
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def count(model: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("variant", STREAMS)
-def test_contract(variant: str, video: torch.Tensor) -> None:
+def test_contract(variant: Variant, video: torch.Tensor) -> None:
     encoder = StreamsConfig(variant=variant, **TINY).build()
     check_encoder(encoder, video)
     assert encoder(video).shape == (2, 1, 4, 24 * len(STREAMS[variant]))
@@ -101,4 +104,4 @@ def test_masked_tokens_keep_their_positions(video: torch.Tensor) -> None:
 )
 def test_wrong_shapes_are_errors(wrong: dict[str, int], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        StreamsConfig(**{**TINY, **wrong}).build()
+        replace(StreamsConfig(**TINY), **wrong).build()

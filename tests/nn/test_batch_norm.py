@@ -2,8 +2,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from saccade.nn.batch_norm import SyncedBatchNorm
 
@@ -21,7 +21,7 @@ def half(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_normalise_as_one(tmp_path: Path) -> None:
-    mp.spawn(half, (str(tmp_path),), nprocs=2)
+    spawn(half, (str(tmp_path),), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     torch.manual_seed(0)
     x, layer = torch.randn(8, 3, 4, 4, requires_grad=True), nn.BatchNorm2d(3)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from saccade.nn.channels import form, luminance, motion, sobel
+from saccade.nn.channels import Border, form, luminance, motion, sobel
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def test_luminance_is_bt709() -> None:
 
 
 @pytest.mark.parametrize("border", ["zeros", "replicate"])
-def test_the_strongest_edge_has_length_one(border: str, frames: tuple[torch.Tensor, ...]) -> None:
+def test_the_strongest_edge_has_length_one(
+    border: Border, frames: tuple[torch.Tensor, ...]
+) -> None:
     edges = form(frames[0], border)[:, :2]
     strength = edges.square().sum(1).sqrt().amax((1, 2))
     torch.testing.assert_close(strength, torch.ones(2))
@@ -52,7 +54,7 @@ def test_edges_ignore_gain_and_offset_of_light(frames: tuple[torch.Tensor, ...])
 
 
 @pytest.mark.parametrize("border", ["zeros", "replicate"])
-def test_a_constant_image_is_finite_and_has_no_edges(border: str) -> None:
+def test_a_constant_image_is_finite_and_has_no_edges(border: Border) -> None:
     channels = form(torch.full((1, 3, 8, 8), 0.7), border)
     assert channels.isfinite().all()
     assert channels[:, :2].abs().max() < 1e-3

@@ -3,13 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from saccade.models.streams import STREAMS, StreamsConfig
+from saccade.models.streams import STREAMS, StreamsConfig, Variant
 from saccade.objectives.future_patches import FuturePatchesConfig
 from tests.contracts import check_objective
-from tests.objectives.helpers import LEAKS, SHAPE, batch, moved_inputs
+from tests.objectives.helpers import LEAKS, SHAPE_64, batch, moved_inputs, still
 
 TINY = FuturePatchesConfig(
-    encoder=StreamsConfig(**{**SHAPE, "image_size": 64}),
+    encoder=StreamsConfig(**SHAPE_64),
     decoder_dim=24,
     decoder_depth=1,
     decoder_heads=2,
@@ -23,8 +23,8 @@ def test_contract() -> None:
 
 
 @pytest.mark.parametrize("variant", set(STREAMS) - {"two_stream"})
-def test_every_variant_trains(variant: str) -> None:
-    encoder = StreamsConfig(**{**SHAPE, "image_size": 64}, variant=variant)
+def test_every_variant_trains(variant: Variant) -> None:
+    encoder = StreamsConfig(**SHAPE_64, variant=variant)
     check_objective(replace(TINY, encoder=encoder).build(), CLIP, leaks=LEAKS.get(variant, ()))
 
 
@@ -71,8 +71,7 @@ def test_only_motion_sees_the_target() -> None:
 
 def test_baselines_are_losses_of_guesses() -> None:
     objective = TINY.build()
-    still = {**CLIP, "video": CLIP["video"][:, :1].repeat(1, 2, 1, 1, 1, 1)}
-    assert objective.baselines(still)["copy"] == 0
+    assert objective.baselines(still(CLIP))["copy"] == 0
     assert objective.baselines(CLIP)["flat"] > 0
 
 

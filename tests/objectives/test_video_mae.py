@@ -7,9 +7,8 @@ from einops import rearrange
 from saccade.models.vit import ViTConfig
 from saccade.nn.masking import Mask
 from saccade.objectives.video_mae import VideoMAE, VideoMAEConfig
-from saccade.types import Clip
 from tests.contracts import check_objective
-from tests.objectives.helpers import batch, clip_batch, moved_inputs
+from tests.objectives.helpers import batch, clip_batch, moved_inputs, with_video
 
 TINY = VideoMAEConfig(
     encoder=ViTConfig(image_size=32, patch=8, dim=24, depth=2, heads=2),
@@ -57,10 +56,8 @@ def test_published_size_and_mask() -> None:
         # softmax ignores and the authors leave out (12 * 768 + 4 * 384)
         expected = 94_801_536 - 590_592 + 12 * 768 + 4 * 384
         assert sum(p.numel() for p in objective.parameters()) == expected
-    clip = Clip(batch())
-    clip["video"] = clip["video"].repeat_interleave(7, -1).repeat_interleave(7, -2)
     full = VideoMAEConfig(encoder=ViTConfig(dim=12, depth=1, heads=1), decoder_depth=0).build()
-    assert full.mask(clip).hide.shape[1] == 147
+    assert full.mask(batch()).hide.shape[1] == 147
 
 
 def test_parity_with_transformers() -> None:
@@ -142,5 +139,5 @@ def copy_weights(ours: VideoMAE, theirs: torch.nn.Module) -> None:
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
 def test_the_flat_guess_scores_about_one(ratio: float) -> None:
     objective = replace(TINY, mask_ratio=ratio, contrast_floor=1e-6).build()
-    noise = {**batch(), "video": torch.randint(256, (4, 2, 1, 3, 32, 32), dtype=torch.uint8)}
+    noise = with_video(batch(), torch.randint(256, (4, 2, 1, 3, 32, 32), dtype=torch.uint8))
     assert objective.baselines(noise)["flat"].item() == pytest.approx(1, abs=0.02)

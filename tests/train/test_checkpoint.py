@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from saccade.checkpoint import write_atomic
 from saccade.errors import CheckpointError, SpaceError
 from saccade.train import checkpoint
 from saccade.train.checkpoint import newest, prune, read, require_same, save, steps
@@ -121,6 +122,17 @@ def test_free_space_is_looked_at_before_writing(
     with pytest.raises(SpaceError, match=r"kept step-00000001"):
         write(tmp_path, 2)
     assert steps(tmp_path) == [1]
+
+
+def test_a_disk_that_returns_other_bytes_is_found_out_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lossy(path: Path, data: bytes | str) -> None:
+        write_atomic(path, data[:-1] if path.name == "optimizer.safetensors" else data)
+
+    monkeypatch.setattr(checkpoint, "write_atomic", lossy)
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors has"):
+        write(tmp_path, 2)
 
 
 def test_pruning_keeps_the_newest_and_the_protected(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from torch import Tensor
 
 from saccade.errors import NumericError
 from saccade.train.distributed import Ranks
 from saccade.train.evaluate import evaluate, part
-from tests.train.toy import HELD_OUT, shift
+from saccade.types import Clip
+from tests.train.toy import HELD_OUT, Shift, shift
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -21,8 +23,13 @@ def test_scores_are_means_over_samples_whatever_the_clips() -> None:
     assert objective.training
 
 
+class Noisy(Shift):
+    def predict(self, clip: Clip) -> Tensor:
+        return super().predict(clip) + torch.randn(48)
+
+
 def test_the_same_weights_get_the_same_scores() -> None:
-    objective = shift()
+    objective = Noisy()
     first, _ = evaluate(objective, HELD_OUT, "float32", ALONE)
     torch.rand(7)
     assert evaluate(objective, HELD_OUT, "float32", ALONE)[0] == first

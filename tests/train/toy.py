@@ -191,6 +191,7 @@ def run_as_rank(rank: int, world: int, port: int, run_dir: Path, broken_rank: in
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     objective = Breaks(step=3) if rank == broken_rank else shift(dropout=0.0)
+    objective.unused = nn.Linear(2, 2)  # on purpose without gradient, as some objectives have
     exit_as_told(lambda: run(run_dir, objective, accumulate=2), run_dir / f"error-{rank}.txt")
 
 

@@ -31,9 +31,12 @@ from saccade.data.lerobot_files import (
     load_columns,
     load_images,
     load_info,
+    number,
 )
 from saccade.data.video import decode
 from saccade.errors import DataError
+
+LARGEST = 4096  # dimensions of a state or action; more is a damaged file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,9 @@ class LeRobot(Episodes):
     def __init__(self, config: LeRobotConfig) -> None:
         root = config.root
         info, path = load_info(root)
-        self.fps = float(field(info, "fps", path))
-        features = self._features = field(info, "features", path)
+        self.fps = number(info, "fps", path, 1e-3)
+        features = field(info, "features", path, dict)
+        features = {key: field(features, key, path, dict) for key in features}
         keys = {camera_name(key): key for key, value in features.items() if _is_camera(value)}
         unknown = set(config.cameras) - keys.keys()
         if unknown:
@@ -71,9 +75,9 @@ class LeRobot(Episodes):
         self.lengths = [entry.length for entry in self._entries]
         self.tasks = [entry.task for entry in self._entries]
         self.success = [entry.success for entry in self._entries]
-        self.state_names = _names(features.get(STATE), "state")
-        self.action_names = _names(features.get(ACTION), "action")
-        self.world_to_camera = _rotations(info, self.cameras)
+        self.state_names = _names(features.get(STATE), "state", path)
+        self.action_names = _names(features.get(ACTION), "action", path)
+        self.world_to_camera = _rotations(info, self.cameras, path)
         self.fingerprint = self._digest(path)
         self._columns: dict[Path, Columns] = {}
 
@@ -165,25 +169,39 @@ def camera_name(key: str) -> str:
 
 
 def _is_camera(feature: Mapping[str, Any]) -> bool:
-    about = feature.get("info") or feature.get("video_info") or {}
-    return feature.get("dtype") in ("video", "image") and not about.get("video.is_depth_map")
+    about = feature.get("info") or feature.get("video_info")
+    depth = isinstance(about, dict) and about.get("video.is_depth_map")
+    return feature.get("dtype") in ("video", "image") and not depth
 
 
-def _names(feature: Mapping[str, Any] | None, kind: str) -> tuple[str, ...]:
+def _names(feature: Mapping[str, Any] | None, kind: str, path: Path) -> tuple[str, ...]:
     """Name each dimension; where the data set does not, by number."""
     if feature is None:
         return ()
-    width, names = math.prod(feature["shape"]), feature.get("names")
+    shape, names = field(feature, "shape", path, list), feature.get("names")
+    if not all(isinstance(n, int) and 0 < n <= LARGEST for n in shape) or len(shape) > 2:
+        raise DataError(f"{path}: the {kind} has the shape {shape!r:.40}, expected a small one")
+    width = math.prod(shape)
     if isinstance(names, dict):  # {"motors": [...]} or {"x": 0, ...}
         lists = [value for value in names.values() if isinstance(value, list)]
         names = list(chain(*lists)) if lists else list(names)
-    if not names or len(names) != width or not all(isinstance(name, str) for name in names):
-        names = [f"{kind}_{i}" for i in range(width)]
-    return tuple(names)
+    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return tuple(texts if len(texts) == width else (f"{kind}_{i}" for i in range(width)))
 
 
-def _rotations(info: Mapping[str, Any], cameras: Sequence[str]) -> dict[str, np.ndarray]:
+def _rotations(
+    info: Mapping[str, Any], cameras: Sequence[str], path: Path
+) -> dict[str, Float64[np.ndarray, "3 3"]]:
     """Return the rotations of cameras that our writer recorded."""
-    known = info.get("saccade", {}).get("cameras", {})
-    given = {name: known.get(name, {}).get("world_to_camera") for name in cameras}
-    return {name: np.array(value, np.float64) for name, value in given.items() if value}
+    ours = field({"saccade": {}, **info}, "saccade", path, dict)
+    known = field({"cameras": {}, **ours}, "cameras", path, dict)
+    about = {name: field(known, name, path, dict) for name in cameras if name in known}
+    given = {name: field(a, "world_to_camera", path, list) for name, a in about.items()}
+    return {name: _rotation(rows, path) for name, rows in given.items()}
+
+
+def _rotation(rows: list, path: Path) -> Float64[np.ndarray, "3 3"]:
+    flat = [number for row in rows if isinstance(row, list) for number in row]
+    if len(rows) != 3 or len(flat) != 9 or not all(isinstance(n, (int, float)) for n in flat):
+        raise DataError(f"{path}: world_to_camera is {rows!r:.60}, expected 3 rows of 3 numbers")
+    return np.array(flat, np.float64).reshape(3, 3)

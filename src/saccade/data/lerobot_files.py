@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from saccade.data.video import decode_image
 from saccade.errors import DataError
+
+T = TypeVar("T")
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 STATE, ACTION = "observation.state", "action"
@@ -64,7 +66,7 @@ def load_info(root: Path) -> tuple[dict[str, Any], Path]:
     info = _json(path.read_bytes(), path)
     version = info.get("codebase_version")
     if version not in VERSIONS:
-        raise DataError(f"{path} is of version {version!r}, readable are {', '.join(VERSIONS)}")
+        raise DataError(f"{path} is of version {version!r:.20}, readable are {', '.join(VERSIONS)}")
     return info, path
 
 
@@ -74,16 +76,16 @@ def layout(root: Path, info: Mapping[str, Any], videos: Sequence[str]) -> list[E
     Raises:
         DataError: metadata are missing, contradict themselves, or point outside the root.
     """
-    ours, source = info["codebase_version"] == "v3.0", root / "meta"
-    rows = _rows_v3(root) if ours else _lines(source / "episodes.jsonl")
-    tasks = _tasks(source / ("tasks.parquet" if ours else "tasks.jsonl"))
-    rows.sort(key=lambda row: field(row, "episode_index", source))
+    packed, source = info["codebase_version"] == "v3.0", root / "meta"
+    rows = _rows_v3(root) if packed else _lines(source / "episodes.jsonl")
+    tasks = _tasks(source / ("tasks.parquet" if packed else "tasks.jsonl"))
+    rows.sort(key=lambda row: number(row, "episode_index", source))
     indices = {row["episode_index"] for row in rows}
     total = info.get("total_episodes", len(rows))
     if not rows or not len(rows) == len(indices) == total:
         raise DataError(
             f"{source} lists {len(rows)} episodes ({len(indices)} distinct), info.json says "
-            f"{total}; download or convert the data set again"
+            f"{total!r:.20}; download or convert the data set again"
         )
     return [_entry(root, info, row, tasks, videos) for row in rows]
 
@@ -95,29 +97,34 @@ def _entry(
     tasks: set[str],
     videos: Sequence[str],
 ) -> Entry:
-    source, index, length = root / "meta", row["episode_index"], field(row, "length", root)
-    texts = field(row, "tasks", source)
-    if not texts or not set(texts) <= tasks:
-        raise DataError(f"{source}: episode {index} has tasks {texts}, known are {sorted(tasks)}")
-    common = {"episode_index": index, "episode_chunk": index // info.get("chunks_size", 1000)}
+    source, index = root / "meta", int(row["episode_index"])
+    length, fps = int(number(row, "length", source, 1.0)), number(info, "fps", source, 1e-3)
+    texts = [t for t in field(row, "tasks", source, list) if isinstance(t, str) and t in tasks]
+    if not texts:
+        raise DataError(f"{source}: episode {index} has no task of {sorted(tasks)}; download again")
+    chunk = index // int(number({"chunks_size": 1000, **info}, "chunks_size", source, 1.0))
 
-    def place(template: str, prefix: str, **more: str) -> Path:
-        names = ("chunk_index", "file_index")
-        values = {n: row[f"{prefix}/{n}"] for n in names if f"{prefix}/{n}" in row}
-        return locate(root, field(info, template, source), common | values | more)
+    def place(template: str, prefix: str, **more: str | int) -> Path:
+        names = [name for name in ("chunk_index", "file_index") if f"{prefix}/{name}" in row]
+        more |= {name: int(number(row, f"{prefix}/{name}", source)) for name in names}
+        more |= {"episode_index": index, "episode_chunk": chunk}
+        return locate(root, field(info, template, source, str), more)
 
     places = {}
     for key in videos:
-        start = row.get(f"videos/{key}/from_timestamp", 0.0)
-        end = row.get(f"videos/{key}/to_timestamp", start + length / info["fps"])
-        if round((end - start) * info["fps"]) != length:
+        column = f"videos/{key}"
+        alone = {f"{column}/from_timestamp": 0.0, f"{column}/to_timestamp": length / fps}
+        window = row if info["codebase_version"] == "v3.0" else alone
+        start, end = (number(window, name, source) for name in alone)
+        if round((end - start) * fps) != length:
             raise DataError(
                 f"{source}: episode {index} has {length} frames but {end - start:.4f} s of {key} "
-                f"at {info['fps']} Hz; download or convert the data set again"
+                f"at {fps} Hz; download or convert the data set again"
             )
-        places[key] = (place("video_path", f"videos/{key}", video_key=key), start)
-    data = place("data_path", "data")
-    return Entry(index, length, texts[0], row.get("success"), data, places)
+        places[key] = (place("video_path", column, video_key=key), start)
+    success = row.get("success")
+    known = success if isinstance(success, bool) else None
+    return Entry(index, length, texts[0], known, place("data_path", "data"), places)
 
 
 def locate(root: Path, template: str, values: Mapping[str, Any]) -> Path:
@@ -215,7 +222,7 @@ def _rows_v3(root: Path) -> list[dict[str, Any]]:
 
 def _tasks(path: Path) -> set[str]:
     if path.suffix == ".jsonl":
-        return {field(line, "task", path) for line in _lines(path)}
+        return {field(line, "task", path, str) for line in _lines(path)}
     with _reading(path):
         names = pq.read_schema(path).names
     column = "task" if "task" in names else "__index_level_0__"  # the index of a pandas table
@@ -238,15 +245,35 @@ def _json(raw: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def field(record: Mapping[str, Any], name: str, path: Path) -> Any:
-    """Return a field that must be there.
+def field(record: Mapping[str, Any], name: str, path: Path, kind: type[T]) -> T:
+    """Return a field that must be there and of a kind; ``path`` says in errors where.
 
     Raises:
-        DataError: it is missing or null; ``path`` says where.
+        DataError: it is something else.
     """
-    if record.get(name) is None:
-        raise DataError(f"{path} has no field {name!r}; download or convert the data set again")
-    return record[name]
+    value: Any = record.get(name)
+    if not isinstance(value, kind):
+        raise _unfit(name, value, path, f"a {kind.__name__}")
+    return value
+
+
+def number(record: Mapping[str, Any], name: str, path: Path, low: float = 0.0) -> float:
+    """Return a field that must be a finite number of at least ``low``.
+
+    Raises:
+        DataError: it is something else.
+    """
+    value: Any = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < 2**53:
+        raise _unfit(name, value, path, f"a number of at least {low}")
+    return float(value)
+
+
+def _unfit(name: str, value: object, path: Path, expected: str) -> DataError:
+    return DataError(
+        f"{path}: {name!r} is {value!r:.40}, expected {expected}; "
+        "download or convert the data set again"
+    )
 
 
 @contextmanager

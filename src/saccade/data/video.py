@@ -132,7 +132,7 @@ def _pictures(
         try:
             wanted = round(time / _base(stream))
             if frame is None or _keyframe(stream, wanted) > (frame.pts or 0):
-                for start in (wanted, stream.start_time or 0):  # B-frames can make it overshoot
+                for start in (wanted,):  # B-frames can make it overshoot
                     container.seek(start, stream=stream)
                     decoder = container.decode(stream)
                     frame = next(decoder, None)

@@ -162,7 +162,8 @@ def run_record(seed: int, place: Path, folder: Path) -> dict[str, Any]:
             "mean_cosine": scores["features/encoder/cosine"],
         },
         "pictures": {
-            name: str((place / path).relative_to(folder)) for name, path in result["pictures"].items()
+            name: str((place / path).relative_to(folder))
+            for name, path in result["pictures"].items()
         },
     }
 

@@ -81,8 +81,7 @@ class Training:
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
     ) -> dict[str, Any]:
-        """Train, or resume; leave a run folder and return what ``result.json`` holds (nothing but on
-        rank 0)."""
+        """Train, or resume; leave a run folder and return its ``result.json`` (on rank 0)."""
         rank, ranks = rank_and_world()
         parts, objective = self.open(report), self.build()
         held_out = self.held_out(parts)
