@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         return fail(2, f"{error.name} is not installed; `saccade doctor` says what to install")
     except KeyboardInterrupt:
         return fail(INTERRUPTED, "interrupted")
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        return fail(2, f"{error.filename}: {error.strerror}; give a folder that may be written")
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stdout = None
         return 0

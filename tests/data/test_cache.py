@@ -69,11 +69,21 @@ def test_frames_are_the_readers(reader: Counted, tmp_path: Path) -> None:
 
 def test_each_frame_is_decoded_once(reader: Counted, tmp_path: Path) -> None:
     steps = []
-    CachedEpisodes(reader, tmp_path, 32, lambda done, total: steps.append((done, total)))
+    CachedEpisodes(reader, tmp_path, 32, progress=lambda *step: steps.append(step))
     assert reader.drawn == 2 * 4 * 5
     assert steps == [(5 * i, 40) for i in range(1, 9)] + [(40, 40)]
-    CachedEpisodes(reader, tmp_path, 32, lambda *_: pytest.fail("nothing is left to do"))
+    CachedEpisodes(reader, tmp_path, 32, progress=lambda *_: pytest.fail("nothing is left"))
     assert reader.drawn == 40
+
+
+def test_only_the_chosen_cameras_are_decoded(reader: Counted, tmp_path: Path) -> None:
+    cached = CachedEpisodes(reader, tmp_path, 32, cameras=("back",))
+    assert reader.drawn == 4 * 5
+    assert cached.cameras == ("back",)
+    expected = reader.read(3, np.array([2]), ("back",))["video"]
+    assert torch.equal(cached.read(3, np.array([2]))["video"], expected)
+    CachedEpisodes(reader, tmp_path, 32)  # finds the camera that is there
+    assert reader.drawn == 20 + 1 + 20
 
 
 def test_the_key_is_data_set_camera_and_size(reader: Counted, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_encoding_is_deterministic(tmp_path: Path) -> None:
     [
         {"g": "30", "bf": "0"},
         {"g": "250", "bf": "3"},
-        {"g": "8", "bf": "2", "flags": "-cgop"},
+        {"g": "10", "bf": "3", "flags": "-cgop"},
     ],
 )
 def test_every_frame_of_predicted_video_is_found(tmp_path: Path, options: dict[str, str]) -> None:
@@ -117,6 +117,24 @@ def test_a_lost_frame_is_not_replaced_by_its_neighbour(tmp_path: Path) -> None:
     assert levels(decode(path, np.array([6, 8]), FPS)) == [6, 8]
     with pytest.raises(DataError, match=r"no intact frame at 0.0875 s, but 0.1000 s"):
         decode(path, np.array([6, 7, 8]), FPS)
+
+
+def test_damage_is_an_error_where_it_is_and_nowhere_else(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3)).astype(np.uint8)
+    path = tmp_path / "film.mp4"
+    encode(path, noise, FPS)
+    whole = decode(path, np.arange(40), FPS)
+    with av.open(str(path)) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    raw, (start, size) = bytearray(path.read_bytes()), packets[20]
+    raw[start + size // 2 : start + size // 2 + 64] = bytes(64)
+    path.write_bytes(raw)
+    around = np.array([0, 19, 21, 39])
+    assert torch.equal(decode(path, around, FPS), whole[around])
+    with pytest.raises(
+        DataError, match=r"film\.mp4 has no intact frame at 0\.2500 s, but .*Invalid"
+    ):
+        decode(path, np.arange(40), FPS)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])

@@ -69,7 +69,7 @@ class Dead(Shift):
 
 def test_a_module_without_gradient_is_named_and_a_frozen_one_is_not() -> None:
     (found,), numbers = alarms.dead_gradients(Dead(), CLIP, "warning")
-    assert (found.name, found.severity) == ("dead", "warning")
+    assert (found.name, found.severity) == ("dead gradients", "warning")
     assert "forgotten" in found.detail
     assert numbers["gradient/encoder/pixels"] > 0
     assert numbers["gradient/forgotten/nothing"] == 0

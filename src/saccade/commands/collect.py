@@ -18,7 +18,7 @@ class Command:
     command again after an interruption and it goes on.
 
     Example: saccade collect metaworld --tasks drawer-open reach push --episodes 20
-    --camera corner2 --workers 2 --out data/metaworld
+    --cameras corner2 --workers 2 --out data/metaworld
 
     Args:
         collection: what to collect.
@@ -33,9 +33,11 @@ class Command:
 
 def main(args: list[str]) -> int:
     """Collect."""
+    if args in (["-h"], ["--help"]):
+        args = ["metaworld", "--help"]
     if not args or args[0] != "metaworld":
-        print("usage: saccade collect metaworld --tasks TASK ... --out FOLDER; --help after it")
-        return 0 if args and args[0] in ("-h", "--help") else 2
+        print("usage: saccade collect metaworld --tasks TASK ... --out FOLDER; --help lists all")
+        return 2
     command = tyro.cli(Command, args=args[1:], prog="saccade collect metaworld")
     config = command.collection
     if command.dry_run:

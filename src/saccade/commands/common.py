@@ -18,6 +18,7 @@ import saccade.recipes
 from saccade.data.lerobot import LeRobotConfig
 from saccade.errors import ConfigError
 from saccade.experiments.training import Training
+from saccade.train.checkpoint import lock
 from saccade.train.distributed import rank_and_world
 
 
@@ -35,12 +36,13 @@ def load_recipe(name: str) -> Training:
     """
     module, _, function = name.partition(":")
     path = module if "." in module else f"saccade.recipes.{module}"
+    found = None
     try:
-        found = getattr(importlib.import_module(path), function, None)
+        if all(part.isidentifier() for part in path.split(".")):
+            found = getattr(importlib.import_module(path), function, None)
     except ModuleNotFoundError as error:
-        if error.name != path:
+        if not f"{path}.".startswith(f"{error.name}."):  # something that the recipe needs
             raise
-        found = None
     if not callable(found):
         raise ConfigError(f"there is no recipe {name!r}; ours are {', '.join(recipes())}")
     training = found()
@@ -86,14 +88,18 @@ def replace_folder(folder: Path, mark: str) -> None:
     """Delete a folder that one of our verbs has written, and nothing else.
 
     Raises:
-        ConfigError: the folder has files in it, but not the one that our folders have.
+        ConfigError: it has files in it, but none that matches ``mark``, as our folders have.
+        BusyError: a process trains in it.
     """
-    if not folder.exists():
+    if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if any(folder.iterdir()) and not (folder / mark).exists():
+    if not any(folder.glob(mark)):
         raise ConfigError(
             f"{folder} has no {mark}, so saccade did not write it; --overwrite will not delete it"
         )
+    for held in folder.rglob(".lock"):
+        with lock(held.parent):
+            pass
     shutil.rmtree(folder)
 
 

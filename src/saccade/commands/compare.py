@@ -80,7 +80,7 @@ def main(args: list[str]) -> int:
             describe(comparison.training(method, seed=0))
         return 0
     if command.overwrite:
-        replace_folder(command.out, "train")
+        replace_folder(command.out, "train/*/*/experiment.json")
     results = comparison.run(
         command.out,
         command=command_line("compare", args),

@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     command = tyro.cli(Command, args=args, prog="saccade demo")
     began = time.perf_counter()
     if command.overwrite:
-        replace_folder(command.out, "data")
+        replace_folder(command.out, "data/collection.json")
     say("collecting demonstrations of ten Meta-World tasks")
     tell(collect(demo.collection(command.out / "data"), Line()), str(command.out / "data"))
     collected = time.perf_counter() - began

@@ -24,6 +24,9 @@ class Command:
 
 def main(args: list[str]) -> int:
     """Rebuild each report and print its path."""
-    for folder in tyro.cli(Command, args=args or ["--help"], prog="saccade report").runs:
+    if not args:
+        print("usage: saccade report FOLDER ...; --help says more")
+        return 2
+    for folder in tyro.cli(Command, args=args, prog="saccade report").runs:
         print(write_report(load_results(folder), folder).resolve())
     return 0

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,12 +48,12 @@ def main(args: list[str]) -> int:
     """Train, or list the recipes where none is named."""
     if not args or args[0].startswith("-"):
         print("usage: saccade train RECIPE --out FOLDER [--data PATH] [--FIELD VALUE ...]")
-        print("       saccade train RECIPE --help lists every field\n")
+        print("       saccade train RECIPE --help lists every field")
+        print("Example: saccade train two_stream:strong_tiny --data data/metaworld --out runs/a\n")
         list_recipes()
-        return 0 if args else 2
+        return 0 if args and args[0] in ("-h", "--help") else 2
     command = tyro.cli(
-        Command,
-        default=Command(training=load_recipe(args[0]), out=tyro.MISSING),
+        partial(Command, training=load_recipe(args[0])),
         args=args[1:],
         prog=f"saccade train {args[0]}",
     )

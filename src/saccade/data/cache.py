@@ -38,7 +38,8 @@ class CachedEpisodes(Episodes):
     """The episodes of a reader with square frames of ``size`` pixels that need no decoding.
 
     The cache is completed when this is constructed; ``progress`` is told how many of all frames
-    are there. Of several processes that build the same cache, one works and the others wait.
+    are there. ``cameras=None`` keeps every camera. Of several processes that build the same
+    cache, one works and the others wait.
 
     Raises:
         DataError: the reader cannot read a frame.
@@ -50,12 +51,15 @@ class CachedEpisodes(Episodes):
         episodes: Episodes,
         folder: Path,
         size: int,
+        cameras: Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.fps, self.cameras = episodes.fps, episodes.cameras
+        self.fps = episodes.fps
+        self.cameras = episodes.cameras if cameras is None else tuple(cameras)
         self.lengths, self.tasks = episodes.lengths, episodes.tasks
         self.state_names, self.action_names = episodes.state_names, episodes.action_names
-        self.world_to_camera = episodes.world_to_camera
+        known = episodes.world_to_camera
+        self.world_to_camera = {name: known[name] for name in self.cameras if name in known}
         self.fingerprint = f"{episodes.fingerprint}@{size}"
         self.episodes, self.size = episodes, size
         self._starts = [0, *accumulate(self.lengths)]

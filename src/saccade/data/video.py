@@ -127,31 +127,30 @@ def _pictures(
     slack: float,
 ) -> Iterator[UInt8[np.ndarray, "3 h w"]]:
     """Yield the frames at ascending times, skipping ahead only where that saves decoding."""
-    decoder, frame = iter(()), None
+    decoder, frame, found = iter(()), None, ""
     for time in seconds:
-        try:
-            wanted = round(time / _base(stream))
-            if frame is None or _keyframe(stream, wanted) > (frame.pts or 0):
-                for start in (wanted,):  # B-frames can make it overshoot
+        wanted = round(time / _base(stream))
+        ahead = frame is None or _keyframe(stream, wanted) > (frame.pts or 0)
+        # A frame of an open group may need pictures before its keyframe: then from the beginning.
+        for start in (wanted, 0) if ahead else (None,):
+            try:
+                if start is not None:
                     container.seek(start, stream=stream)
                     decoder = container.decode(stream)
                     frame = next(decoder, None)
-                    if frame is not None and frame.time <= time + slack:
-                        break
-            while frame is not None and frame.time < time - slack:
-                frame = next(decoder, None)
-        except FFmpegError as error:
-            raise _no_frame(container, time, str(error)) from error
-        if frame is None or frame.time > time + slack or frame.is_corrupt:
-            raise _no_frame(container, time, f"{frame.time:.4f} s" if frame else "the end")
+                while frame is not None and frame.time < time - slack:
+                    frame = next(decoder, None)
+                found = f"{frame.time:.4f} s" if frame else "the end"
+            except FFmpegError as error:
+                frame, found = None, str(error)
+            if frame is not None and frame.time <= time + slack:
+                break
+        else:
+            raise DataError(
+                f"{container.name} has no intact frame at {time:.4f} s, but {found}; "
+                "download or write it again"
+            )
         yield _rgb(frame)
-
-
-def _no_frame(container: InputContainer, time: float, found: str) -> DataError:
-    return DataError(
-        f"{container.name} has no intact frame at {time:.4f} s, but {found}; "
-        "download or write it again"
-    )
 
 
 def _stream(container: InputContainer) -> VideoStream:

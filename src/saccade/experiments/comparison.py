@@ -98,7 +98,7 @@ class Comparison:
             if any(value != values[0] for value in values):
                 raise ConfigError(
                     f"{names} have different {told}: {values}; give all the same "
-                    "(--samples sets the budget)"
+                    "(--budget sets the samples)"
                 )
 
     def training(self, method: Method, seed: int) -> Training:

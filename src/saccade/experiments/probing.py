@@ -35,8 +35,11 @@ class Probing:
 
         Raises:
             CheckpointError: a folder does not hold an encoder.
-            ConfigError: the encoders want frames of different sizes.
+            ConfigError: no encoder, one twice, or encoders that want frames of different sizes.
         """
+        if not self.encoders or len(set(self.encoders)) < len(self.encoders):
+            told = [str(path) for path in self.encoders]
+            raise ConfigError(f"encoders are {told}; name one or more, each once")
         subjects = [subject(path) for path in self.encoders]
         sizes = {s.trained[0].preprocessing.image_size for s in subjects}
         if len(sizes) != 1:

@@ -75,6 +75,7 @@ class SourceConfig:
             episodes,
             cache_folder(self.cache),
             size,
+            cameras=(camera,),
             progress=lambda done, total: report(f"decoded {done} of {total} frames"),
         )
         parts = split(whole, SHARES, self.held_out_tasks, self.split_seed)

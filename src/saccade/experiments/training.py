@@ -17,6 +17,7 @@ from saccade.data.windows import Window
 from saccade.errors import ConfigError
 from saccade.experiments.source import Parts, Report, SourceConfig
 from saccade.report.pictures import save_pictures
+from saccade.train import checkpoint
 from saccade.train.distributed import rank_and_world
 from saccade.train.engine import Summary, TrainConfig, train
 from saccade.train.evaluate import move
@@ -104,7 +105,7 @@ class Training:
             "data": parts.train.fingerprint,
         }
         if rank == 0:
-            write_atomic(folder / "experiment.json", json.dumps(record, indent=2) + "\n")
+            keep_settings(record, folder)
         summary = train(
             objective,
             loader,
@@ -174,6 +175,14 @@ class Training:
             "```\n\n"
             f"## Settings, the gap law among them\n\n```json\n{settings}\n```\n"
         )
+
+
+def keep_settings(record: dict[str, Any], folder: Path) -> None:
+    """Write ``experiment.json``, unless a run in the folder has already begun by its own."""
+    with checkpoint.lock(folder):
+        metrics = folder / "metrics.jsonl"
+        if not (metrics.exists() and metrics.stat().st_size):
+            write_atomic(folder / "experiment.json", json.dumps(record, indent=2) + "\n")
 
 
 def encoder_of(objective: Objective) -> Encoder:

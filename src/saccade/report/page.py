@@ -25,7 +25,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SPLITS = {"test": "seen tasks", "unseen": "held-out tasks"}
 MEANING = {
     "leak": "an input of the networks depends on the frame that is to be predicted",
-    "copy": "predicting that nothing changes is as good: the loss was not earned",
+    "trivial": "a prediction that needs no learning is as good: the loss was not earned",
     "too good": "the loss is far below that of copying: look for a leak before believing it",
     "collapse": "the features hardly differ between inputs, or span very few directions",
     "dead gradients": "part of the model receives no gradient and stays as it was initialised",

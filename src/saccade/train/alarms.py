@@ -1,10 +1,10 @@
 """Alarms for the ways in which a representation run fools its owner.
 
-    leak        an input path that should not know the target changes with the target
-    trivial     the loss is no better than a trivial prediction's, such as copying the first frame
-    too good    the loss is below a fiftieth of that: look for a leak
-    collapse    features hardly vary between samples, or along one direction only
-    dead        no term of the loss gives a module a gradient
+    leak             an input path that should not know the target changes with the target
+    trivial          the loss is no better than a trivial prediction's, such as copying
+    too good         the loss is below a fiftieth of that: look for a leak
+    collapse         features hardly vary between samples, or along one direction only
+    dead gradients   no term of the loss gives a module a gradient
 
 Effective rank is the exponential of the entropy of the normalised singular values of centred
 features (Roy and Vetterli, 2007; as a monitor: RankMe, https://arxiv.org/abs/2210.02885).
@@ -100,10 +100,10 @@ def dead_gradients(
     for name in dict.fromkeys(name.partition(".")[0] for name in learned):
         values = norms[name].values()
         if any(value != value or value == float("inf") for value in values):
-            found.append(Alarm("dead", "error", f"the gradient of {name} is not finite"))
+            found.append(Alarm("dead gradients", "error", f"the gradient of {name} is not finite"))
         elif not any(values):
             told = f"{name} gets no gradient from any of {', '.join(terms)}"
-            found.append(Alarm("dead", severity, told))
+            found.append(Alarm("dead gradients", severity, told))
     flat = {f"gradient/{n}/{term}": v for n, by in norms.items() for term, v in by.items()}
     return found, flat
 

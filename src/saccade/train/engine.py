@@ -42,8 +42,6 @@ ALARM_SAMPLES = 8  # enough to see a leak or a dead module, whatever the size of
 class Batches(Protocol):
     """A source of batches whose order is a function of the seed and the epoch only."""
 
-    samples_per_epoch: int
-
     def batches(self, first_step: int) -> Iterator[Clip]:
         """Yield this rank's equal share of every global batch, for ever, from a step (0-based)."""
         ...
