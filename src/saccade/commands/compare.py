@@ -1,6 +1,5 @@
 """``saccade compare``."""
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from saccade.commands.common import (
 from saccade.commands.train import describe
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.comparison import Comparison, Method
-from saccade.train.log import Screen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +36,7 @@ class Command:
         seeds: runs of each recipe; a claim needs three.
         held_out_tasks: instructions of tasks that only the report may see.
         probe: what to ask of the frozen encoders.
+        jobs: runs at once; 0 means one per core, or one where there is a GPU.
         overwrite: delete the folder first.
         dry_run: show what would be trained, and do nothing.
     """
@@ -49,6 +48,7 @@ class Command:
     seeds: int = 3
     held_out_tasks: tuple[str, ...] = ()
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    jobs: int = 0
     overwrite: bool = False
     dry_run: bool = False
 
@@ -84,7 +84,7 @@ def main(args: list[str]) -> int:
     results = comparison.run(
         command.out,
         command=command_line("compare", args),
-        progress=Screen(sys.stderr),
+        jobs=command.jobs,
         report=say,
     )
     show_results(results, command.out)

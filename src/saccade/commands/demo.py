@@ -1,6 +1,5 @@
 """``saccade demo``."""
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from saccade.commands.collect import Line, tell
 from saccade.commands.common import command_line, replace_folder, say, show_results
 from saccade.recipes import demo
 from saccade.sim.collect import collect
-from saccade.train.log import Screen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,6 @@ def main(args: list[str]) -> int:
     results = demo.comparison(command.out / "data", command.out / "cache").run(
         command.out,
         command=command_line("demo", args),
-        progress=Screen(sys.stderr),
         report=say,
         seconds={"collect": collected},
     )

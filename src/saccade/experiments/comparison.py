@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from saccade.config import from_dict
 from saccade.errors import ConfigError
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.evidence import Question, Subject, measure
+from saccade.experiments.parallel import default_jobs, train_all
 from saccade.experiments.source import Report
 from saccade.experiments.training import Training, encoder_of, with_budget
-from saccade.train.log import Progress
 from saccade.types import Encoder
 
 
@@ -48,23 +48,20 @@ class Comparison:
         folder: Path,
         *,
         command: str,
-        progress: Callable[[Progress], None] | None = None,
+        jobs: int = 0,
         report: Report = lambda _: None,
         seconds: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
         """Train what is not trained yet, probe, and write the report.
 
-        Run again after an interruption: finished runs are kept, unfinished ones resumed.
+        Run again after an interruption: finished runs are kept, unfinished ones resumed. ``jobs``
+        runs go on at once; 0 means one per core, or one where there is a GPU.
         """
         self.check()
         began = time.perf_counter()
-        for method in self.methods:
-            for seed in range(self.seeds):
-                report(f"{method.name}, seed {seed}")
-                train_once(
-                    self.training(method, seed), self.place(folder, method, seed), progress, report
-                )
         first = self.training(self.methods[0], seed=0)
+        first.open(report)  # decode the frames once, before several runs ask for them
+        train_all(self.unfinished(folder), jobs or default_jobs(), report)
         question = Question(
             title=f"{len(self.methods)} ways to pretrain, one probe",
             command=command,
@@ -77,6 +74,26 @@ class Comparison:
         )
         subjects = [self.subject(method, folder) for method in self.methods]
         return measure(subjects, question, folder, report)
+
+    def unfinished(self, folder: Path) -> dict[str, tuple[Training, Path]]:
+        """Return the runs that are still to be done, the first seeds of all methods first.
+
+        Raises:
+            ConfigError: a run's folder holds another training.
+        """
+        runs = {}
+        for seed in range(self.seeds):
+            for method in self.methods:
+                training, place = self.training(method, seed), self.place(folder, method, seed)
+                record = place / "experiment.json"
+                if record.exists() and from_dict(json.loads(record.read_text())) != training:
+                    raise ConfigError(
+                        f"{place} holds a run with other settings; choose another --out, or "
+                        "--overwrite"
+                    )
+                if not (place / "result.json").exists():
+                    runs[f"{method.name}, seed {seed}"] = training, place
+        return runs
 
     def check(self) -> None:
         """Refuse what would not be a fair comparison.
@@ -123,26 +140,6 @@ class Comparison:
             samples_per_second=statistics.median(r["samples_per_second"] for r in results),
             peak_memory_mb=max(r["peak_memory_mb"] for r in results),
         )
-
-
-def train_once(
-    training: Training,
-    folder: Path,
-    progress: Callable[[Progress], None] | None,
-    report: Report,
-) -> None:
-    """Train unless this very training has finished in the folder.
-
-    Raises:
-        ConfigError: the folder holds another training.
-    """
-    record = folder / "experiment.json"
-    if record.exists() and from_dict(json.loads(record.read_text())) != training:
-        raise ConfigError(
-            f"{folder} holds a run with other settings; choose another --out, or --overwrite"
-        )
-    if not (folder / "result.json").exists():
-        training.run(folder, resume=record.exists(), progress=progress, report=report)
 
 
 def run_record(seed: int, place: Path, folder: Path) -> dict[str, Any]:

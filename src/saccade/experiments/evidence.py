@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from saccade.checkpoint import write_atomic
 from saccade.evals.features import EncoderFeatures
 from saccade.evals.probe import (
     ProbeConfig,
+    Probed,
     Representation,
     baselines,
     compare,
@@ -30,6 +32,7 @@ from saccade.evals.probe import (
     probe,
 )
 from saccade.evals.verdict import verdict
+from saccade.experiments.parallel import default_jobs
 from saccade.experiments.source import Parts, Report, SourceConfig
 from saccade.report.page import write_report
 from saccade.report.results import RESULTS, SCHEMA
@@ -128,10 +131,16 @@ def score(
         *(read_from(subject, parts.camera, cache, trained=False) for subject in subjects),
         *baselines(parts.train, parts.camera),
     ]
-    probed = []
-    for number, representation in enumerate(representations, start=1):
-        report(f"probing {representation.name} ({number} of {len(representations)})")
-        probed.append(probe(representation, parts.named(), parts.camera, config))
+
+    def ask(representation: Representation) -> Probed:
+        report(f"probing {representation.name}")
+        return probe(representation, parts.named(), parts.camera, config)
+
+    # One thread per representation: small networks gain little from a second one.
+    with ThreadPoolExecutor(
+        default_jobs(), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        probed = list(pool.map(ask, representations))
     return [row for each in probed for row in each.rows], compare(probed, config)
 
 

@@ -12,9 +12,7 @@ makes motion an oracle. Sensor noise takes that shortcut away.
 import fcntl
 import json
 import multiprocessing
-import os
 import signal
-import threading
 import time
 import zlib
 from bisect import insort
@@ -33,6 +31,7 @@ from saccade.checkpoint import write_atomic
 from saccade.config import to_dict
 from saccade.data.writer import LeRobotWriter
 from saccade.errors import BusyError, ConfigError, DataError, SaccadeError
+from saccade.processes import die_with_parent
 from saccade.sim.metaworld import AXES, MAX_STEPS, MetaWorld, find_tasks, instruction
 
 AFTER_SUCCESS = 5  # steps still taken once the task is solved, so that the end is seen
@@ -351,7 +350,7 @@ def _take(slots: list[Slot], last: Slot | None) -> Slot:
 def _work(config: CollectConfig, writer: LeRobotWriter, pipe: Connection) -> None:
     """Record the slots that arrive; answer with the number of frames, or with an error's text."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     simulator = None
     with suppress(EOFError):
         while True:
@@ -364,13 +363,6 @@ def _work(config: CollectConfig, writer: LeRobotWriter, pipe: Connection) -> Non
                 pipe.send(_store(config, writer, simulator, slot))
             except SaccadeError as error:
                 pipe.send(str(error))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _store(config: CollectConfig, writer: LeRobotWriter, simulator: MetaWorld, slot: Slot) -> int:

@@ -195,10 +195,14 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 class Screen:
-    """Render progress: one living line on a terminal, else a plain line every ten seconds."""
+    """Render progress: one living line on a terminal, else a plain line every ten seconds.
 
-    def __init__(self, stream: TextIO, period: float = 10.0) -> None:
-        self.stream, self.live = stream, stream.isatty()
+    Screens with a ``label`` share a terminal, so their lines stay plain.
+    """
+
+    def __init__(self, stream: TextIO, period: float = 10.0, label: str = "") -> None:
+        self.stream, self.live = stream, stream.isatty() and not label
+        self.label = f"{label}: " if label else ""
         self.period = 0.1 if self.live else period
         self.next = -float("inf")
 
@@ -206,11 +210,11 @@ class Screen:
         """Show the progress if it is time to; notes always."""
         done = progress.step == progress.steps
         if progress.note:
-            self.stream.write(f"{self._clear()}{progress.note}\n")
+            self.stream.write(f"{self._clear()}{self.label}{progress.note}\n")
         elif time.monotonic() >= self.next or done:
             self.next = time.monotonic() + self.period
             end = "" if self.live and not done else "\n"
-            self.stream.write(f"{self._clear()}{line(progress)}{end}")
+            self.stream.write(f"{self._clear()}{self.label}{line(progress)}{end}")
         self.stream.flush()
 
     def _clear(self) -> str:

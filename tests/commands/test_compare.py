@@ -1,0 +1,97 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from saccade.commands.compare import names
+from tests.conftest import COMPARE, Outcome
+
+Saccade = Callable[..., Outcome]
+
+
+@pytest.fixture
+def copied(compared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(compared, tmp_path / "all"))
+
+
+def finished(folder: Path) -> dict[str, int]:
+    results = folder.glob("train/*/*/result.json")
+    return {path.parents[1].name: path.stat().st_mtime_ns for path in results}
+
+
+def test_the_same_command_again_probes_again_and_trains_nothing(
+    saccade: Saccade, copied: Path
+) -> None:
+    before = finished(copied)
+    assert before.keys() == {"two-stream", "single-stream", "video-mae"}
+    done = saccade(*COMPARE, "--out", copied)
+    assert done.code == 0
+    assert finished(copied) == before
+    results = json.loads((copied / "results.json").read_text())
+    assert results["commands"] == [f"saccade {' '.join(COMPARE)} --out {copied}"]
+    assert f"Verdict: {results['verdict']['sentence']}" in " ".join(done.out.split())
+    assert done.out.rstrip().endswith(f"report: {copied / 'report.html'}")
+    for name in ("two-stream, random init", "raw pixel change", "copy"):
+        assert name in done.out
+
+
+def test_other_settings_in_the_same_folder_are_refused(saccade: Saccade, copied: Path) -> None:
+    before = finished(copied)
+    done = saccade(*COMPARE, "--out", copied, "--budget", 64)
+    assert done.code == 2
+    assert "holds a run with other settings" in done.err
+    assert finished(copied) == before
+
+
+def test_a_dry_run_shows_every_method_and_writes_nothing(saccade: Saccade, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = saccade(*COMPARE, "--out", out, "--budget", 80, "--dry-run")
+    assert done.code == 0
+    assert done.out.count("for 10 steps of 8 samples") == 3
+    assert "single-stream:\n" in done.out
+    assert not out.exists()
+
+
+def test_unequal_budgets_are_refused_with_the_way_out(saccade: Saccade, tmp_path: Path) -> None:
+    command = [
+        "compare",
+        "two_stream:strong_tiny",
+        "two_stream:strong_small",
+        "--out",
+        tmp_path / "x",
+    ]
+    done = saccade(*command)
+    assert done.code == 2
+    assert "different" in done.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_data_set_called_train_is_not_overwritten(saccade: Saccade, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "mine.txt").write_text("years of work")
+    done = saccade(*COMPARE, "--out", tmp_path, "--overwrite")
+    assert done.code == 2
+    assert "saccade did not write it" in done.err
+    assert (tmp_path / "train" / "mine.txt").exists()
+
+
+def test_without_a_recipe_the_recipes_are_listed(saccade: Saccade) -> None:
+    done = saccade("compare")
+    assert done.code == 2
+    assert "video_mae:strong_tiny" in done.out
+
+
+@pytest.mark.parametrize(
+    ("recipes", "expected"),
+    [
+        (("two_stream:debug", "video_mae:debug"), ["two-stream", "video-mae"]),
+        (("my.ideas:new", "two_stream:debug"), ["ideas", "two-stream"]),
+        (("a:x", "a:y"), ["a x", "a y"]),
+    ],
+)
+def test_methods_are_named_as_shortly_as_they_can_be(
+    recipes: tuple[str, ...], expected: list[str]
+) -> None:
+    assert names(recipes) == expected

@@ -1,0 +1,112 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from saccade.config import from_dict
+from saccade.data.lerobot import LeRobotConfig
+from saccade.models.streams import StreamsConfig
+from tests.conftest import Outcome, held
+
+Saccade = Callable[..., Outcome]
+
+
+def settings(folder: Path):
+    return from_dict(json.loads((folder / "experiment.json").read_text()))
+
+
+def test_a_run_tells_its_result_and_where_the_encoder_is(
+    saccade: Saccade, tmp_path: Path, lerobot: Path
+) -> None:
+    out = tmp_path / "run"
+    done = saccade("train", "video_mae:debug", "--out", out, "--data", lerobot)
+    assert done.code == 0
+    result = json.loads((out / "result.json").read_text())
+    ratio = f"{result['scores']['eval/ratio']:.2f} x that of the {result['baseline']} baseline"
+    assert done.out.startswith("32 samples; held-out loss ")
+    assert ratio in done.out
+    assert f"encoder: {out / 'encoder'}\n" in done.out
+    assert "step 4/4" in done.err
+    assert settings(out).source.episodes == LeRobotConfig(root=lerobot)
+
+
+def test_every_field_is_an_option(saccade: Saccade, tmp_path: Path) -> None:
+    options = [
+        "--objective.encoder.variant",
+        "m_only",
+        "--train.samples",
+        "8",
+        "--window.max-gap",
+        "3",
+    ]
+    done = saccade("train", "two_stream:debug", "--out", tmp_path, *options)
+    assert done.code == 0
+    training = settings(tmp_path)
+    assert training.objective.encoder.variant == "m_only"
+    assert (training.train.samples, training.window.max_gap) == (8, 3)
+    exported = from_dict(json.loads((tmp_path / "encoder" / "config.json").read_text())["model"])
+    assert isinstance(exported, StreamsConfig)
+    assert exported.variant == "m_only"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--train.sampels", "8"],
+        ["--train.samples", "many"],
+        ["--objective.encoder.variant", "both"],
+        ["stray"],
+    ],
+)
+def test_a_wrong_option_ends_before_anything_is_written(
+    saccade: Saccade, tmp_path: Path, options: list[str]
+) -> None:
+    out = tmp_path / "run"
+    done = saccade("train", "two_stream:debug", "--out", out, *options)
+    assert done.code == 2
+    assert options[-1] in done.err or options[0] in done.err
+    assert not out.exists()
+
+
+def test_a_dry_run_shows_sizes_and_writes_nothing(
+    saccade: Saccade, tmp_path: Path, cache: Path
+) -> None:
+    before = sorted(cache.iterdir())
+    out = tmp_path / "run"
+    done = saccade("train", "two_stream:original_base", "--out", out, "--dry-run")
+    assert done.code == 0
+    assert "(186,362,880 in the encoder)" in done.out
+    assert "for 83,334 steps of 24 samples" in done.out
+    assert '"law": "exponential"' in done.out
+    assert not out.exists()
+    assert sorted(cache.iterdir()) == before
+
+
+def test_a_run_is_resumed_or_replaced_only_when_told(saccade: Saccade, tmp_path: Path) -> None:
+    command = ["train", "single_stream:debug", "--train.samples", 8, "--out", tmp_path / "run"]
+    assert saccade(*command).code == 0
+    result = tmp_path / "run" / "result.json"
+    before = result.stat().st_mtime_ns
+    refused = saccade(*command)
+    assert refused.code == 2
+    assert "holds a run; resume it or choose another folder" in refused.err
+    assert result.stat().st_mtime_ns == before
+    resumed = saccade(*command, "--resume")
+    assert resumed.code == 0
+    assert "resumed from step 1 of 1" in resumed.err
+    with held(tmp_path / "run"):
+        assert saccade(*command, "--overwrite").code == 8
+    assert result.exists()
+    (tmp_path / "run" / "stray").touch()
+    assert saccade(*command, "--overwrite").code == 0
+    assert not (tmp_path / "run" / "stray").exists()
+
+
+def test_without_a_recipe_the_recipes_are_listed(saccade: Saccade, tmp_path: Path) -> None:
+    for args, code in ([], 2), (["--out", tmp_path / "run"], 2), (["--help"], 0):
+        done = saccade("train", *args)
+        assert done.code == code
+        assert "two_stream:strong_tiny" in done.out
+        assert "Demonstration size" in done.out
+    assert not (tmp_path / "run").exists()

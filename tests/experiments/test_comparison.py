@@ -1,0 +1,172 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saccade.errors import ConfigError, Stopped
+from saccade.evals.probe import ProbeConfig
+from saccade.experiments.comparison import Comparison, Method, point
+from saccade.experiments.training import Training
+from saccade.recipes import single_stream, two_stream, video_mae
+from saccade.report.results import Results, load_results
+from saccade.train.log import Progress
+from tests.conftest import stop_at
+
+NAMES = {"two-stream", "single-stream", "video-mae"}
+FLOORS = {"raw pixels", "raw pixel change", "position only", "task only", "copy"}
+PROBE = ProbeConfig(gaps=(1,), stride=8, resamples=20)
+
+
+def comparison(*trainings: Training, names: str = "ab", **settings: Any) -> Comparison:
+    methods = tuple(
+        Method(name=name, recipe=f"tests:{name}", training=training)
+        for name, training in zip(names, trainings, strict=True)
+    )
+    return Comparison(methods=methods, probe=PROBE, **({"samples": 16, "seeds": 1} | settings))
+
+
+def changed(training: Training, **settings: Any) -> Training:
+    return replace(training, train=replace(training.train, **settings))
+
+
+@pytest.fixture
+def results(compared: Path) -> Results:
+    return load_results(compared)  # which checks them
+
+
+def test_the_results_hold_every_method_and_every_floor(results: Results) -> None:
+    untrained = {f"{name}, random init" for name in NAMES}
+    kinds = {row["representation"]: row["kind"] for row in results["probes"]}
+    assert {name for name, kind in kinds.items() if kind == "method"} == NAMES
+    assert {name for name, kind in kinds.items() if kind == "floor"} == untrained | FLOORS
+    owners = {r["floor_of"] for r in results["probes"] if r["representation"] in untrained}
+    assert owners == NAMES
+    for gap in (1, 2):
+        rows = [r for r in results["probes"] if (r["gap"], r["group"]) == (gap, "position")]
+        assert {row["representation"] for row in rows} == NAMES | untrained | FLOORS
+    pairs = {frozenset((row["a"], row["b"])) for row in results["paired"]}
+    assert {frozenset((name, floor)) for name in NAMES for floor in untrained | FLOORS} < pairs
+
+
+def test_methods_and_their_untrained_networks_have_every_seed(results: Results) -> None:
+    seeds = results["budget"]["seeds"]
+    for row in results["probes"]:
+        assert row["seeds"] == ([0] if row["representation"] in FLOORS else seeds)
+
+
+def test_every_run_saw_the_same_samples(results: Results, compared: Path) -> None:
+    assert results["budget"]["samples"] == 32
+    assert {model["name"] for model in results["models"]} == NAMES
+    for model in results["models"]:
+        assert [run["seed"] for run in model["runs"]] == results["budget"]["seeds"]
+        for run in model["runs"]:
+            assert run["history"][-1]["samples"] == 32
+            assert json.loads((compared / run["folder"] / "result.json").read_text())["steps"] == 4
+
+
+def test_the_page_and_its_pictures_are_there(results: Results, compared: Path) -> None:
+    page = (compared / "report.html").read_text()
+    assert results["verdict"]["sentence"].split(":")[0] in page
+    shown = [run["pictures"] for model in results["models"] for run in model["runs"]]
+    assert all((compared / path).is_file() for paths in shown for path in paths.values())
+
+
+def test_an_interrupted_comparison_goes_on_and_keeps_what_is_done(tmp_path: Path) -> None:
+    source = replace(two_stream.debug().source, held_out_tasks=("follow command 1",))
+    plan = comparison(
+        replace(two_stream.debug(), source=source), replace(video_mae.debug(), source=source)
+    )
+    heard: list[str] = []
+
+    def interrupt(progress: Progress) -> None:
+        if heard[-1] == "b, seed 0":
+            stop_at(1)(progress)
+
+    with pytest.raises(Stopped):
+        plan.run(tmp_path, command="first", progress=interrupt, report=heard.append)
+    done, unfinished = (plan.place(tmp_path, method, 0) for method in plan.methods)
+    before = (done / "result.json").stat().st_mtime_ns
+    assert not (unfinished / "result.json").exists()
+    notes: list[str] = []
+    results = plan.run(
+        tmp_path,
+        command="second",
+        progress=lambda progress: notes.append(progress.note),
+        seconds={"collect": 1.0},
+    )
+    assert (done / "result.json").stat().st_mtime_ns == before
+    assert "resumed from step 1 of 2" in notes
+    assert results["commands"] == ["second"]
+    assert results["seconds"].keys() == {"collect", "train", "probe"}
+    assert results["data"]["held_out_tasks"] == ["follow command 1"]
+    assert {row["split"] for row in results["probes"]} == {"test", "unseen"}
+
+
+def test_a_folder_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
+    training = video_mae.debug()
+    place = comparison(training, names="a").place(tmp_path, METHOD, 0)
+    training.run(place)
+    before = (place / "result.json").read_bytes()
+    for other in (
+        comparison(training, names="a"),
+        comparison(changed(training, lr=1e-4), names="a"),
+    ):
+        with pytest.raises(ConfigError, match="holds a run with other settings"):
+            other.run(tmp_path, command="")
+    assert (place / "result.json").read_bytes() == before
+
+
+METHOD = Method(name="a", recipe="", training=video_mae.debug())
+
+
+def other_data(training: Training) -> Training:
+    return replace(training, source=replace(training.source, split_seed=1))
+
+
+def other_size(training: Training) -> Training:
+    return replace(training, objective=two_stream.original_tiny().objective)
+
+
+def other_budget(training: Training) -> Training:
+    return changed(training, samples=64)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(other_data, "sources"), (other_size, "image sizes"), (other_budget, "numbers of samples")],
+)
+def test_unequal_conditions_are_refused(change: Callable[..., Training], told: str) -> None:
+    pair = two_stream.debug(), change(single_stream.debug())
+    with pytest.raises(ConfigError, match=f"different {told}"):
+        comparison(*pair, samples=0).check()
+
+
+def test_a_common_budget_makes_budgets_equal() -> None:
+    comparison(two_stream.debug(), other_budget(single_stream.debug()), samples=16).check()
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (comparison(video_mae.debug(), video_mae.debug(), names="aa"), "names of their own"),
+        (comparison(names=""), "names of their own"),
+        (comparison(video_mae.debug(), names="a", seeds=0), "at least one run"),
+    ],
+)
+def test_an_impossible_comparison_writes_nothing(
+    tmp_path: Path, plan: Comparison, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        plan.run(tmp_path / "out", command="")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_of_metrics_becomes_a_point() -> None:
+    line = {"step": 2, "samples": 16, "lr": 0.1, "train/loss": 0.5, "train/m": 0.25}
+    expected = {"step": 2, "samples": 16, "train": {"loss": 0.5, "m": 0.25}, "eval": None}
+    assert point(line, "copy") == expected
+    scored = {**line, "eval/loss": 0.75, "eval/copy": 1.5, "eval/flat": 3.0}
+    assert point(scored, "copy") == expected | {"eval": {"loss": 0.75, "baseline": 1.5}}

@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from saccade.data.synthetic import SyntheticConfig
+from saccade.errors import DataError
+from saccade.evals.probe import ProbeConfig
+from saccade.experiments.evidence import (
+    Question,
+    Subject,
+    cpu_name,
+    describe,
+    flops,
+    headline_gap,
+    machine,
+    measure,
+    model_record,
+    versions,
+)
+from saccade.experiments.source import SourceConfig
+from saccade.report.results import check_results
+from saccade.types import Preprocessing
+from tests.train.toy import ToyEncoder
+
+SOURCE = SourceConfig(episodes=SyntheticConfig(episodes=8, length=6), camera="front")
+
+
+def question(**settings: int) -> Question:
+    probe = ProbeConfig(gaps=(1,), stride=2, resamples=20)
+    return Question(
+        title="t", command="saccade again", source=SOURCE, size=4, probe=probe, **settings
+    )
+
+
+def toy(**notes: object) -> Subject:
+    return Subject(
+        name="toy",
+        recipe="tests:toy",
+        trained={0: ToyEncoder()},
+        untrained={0: ToyEncoder()},
+        **notes,
+    )
+
+
+class Two(ToyEncoder):
+    """It sees both frames of a pair, as the probe wants."""
+
+    preprocessing = Preprocessing(num_frames=2, image_size=4)
+
+
+def test_equal_encoders_are_told_to_be_equal(tmp_path: Path) -> None:
+    same = {0: Two()}
+    subject = Subject(name="toy", recipe="tests:toy", trained=same, untrained=same)
+    results = measure([subject], question(samples=64), tmp_path)
+    check_results(results)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert (tmp_path / "report.html").is_file()
+    assert (results["budget"]["samples"], results["budget"]["seeds"]) == (64, [0])
+    assert results["verdict"]["success"] is False
+    rows = {(r["representation"], r["split"], r["group"]): r["r2"] for r in results["probes"]}
+    assert rows["toy", "test", "position"] == rows["toy, random init", "test", "position"]
+    (twin,) = (
+        row
+        for row in results["paired"]
+        if (row["b"], row["group"], row["gap"]) == ("toy, random init", "position", 1)
+    )
+    assert (twin["difference"], twin["low"], twin["high"]) == (0, 0, 0)
+
+
+def test_a_failed_measurement_leaves_the_old_results(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("old")
+    few = SourceConfig(episodes=SyntheticConfig(episodes=2, length=6))
+    with pytest.raises(DataError, match="too few"):
+        measure([toy()], Question(**{**vars(question()), "source": few}), tmp_path)
+    assert (tmp_path / "results.json").read_text() == "old"
+
+
+def test_floating_point_operations_are_counted() -> None:
+    assert flops(ToyEncoder()) == 2 * 48 * 16  # one matrix, a multiply-add is two
+
+
+def test_a_model_record_counts_what_is_kept_and_what_was_trained() -> None:
+    record = model_record(toy(trained_parameters=2000, notes=("n",)))
+    assert record["encoder_parameters"] == 48 * 16 + 16
+    assert record["trained_parameters"] == 2000
+    assert (record["notes"], record["runs"]) == (["n"], [])
+
+
+def test_the_data_are_described_as_they_were_dealt() -> None:
+    described = describe(SOURCE.open(4), question())
+    assert described["parts"] == {
+        "train": {"episodes": 4, "frames": 24},
+        "select": {"episodes": 2, "frames": 12},
+        "test": {"episodes": 2, "frames": 12},
+    }
+    assert described["tasks"] == ["follow command 0", "follow command 1"]
+    assert described["held_out_tasks"] == []
+    assert (described["camera"], described["fps"], described["image_size"]) == ("front", 10.0, 4)
+
+
+@pytest.mark.parametrize(("gaps", "expected"), [((1, 5, 10), 5), ((3, 1), 3)])
+def test_the_headline_is_five_steps_or_the_first(gaps: tuple[int, ...], expected: int) -> None:
+    assert headline_gap(ProbeConfig(gaps=gaps)) == expected
+
+
+def test_versions_and_machine_say_where_the_numbers_come_from() -> None:
+    assert versions()["torch"] == torch.__version__
+    assert {"python", "saccade", "numpy"} < versions().keys()
+    assert machine()["cores"] >= 1
+    assert machine()["memory_gb"] > 0
+    assert cpu_name()

@@ -1,0 +1,81 @@
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from saccade.data.synthetic import SyntheticConfig
+from saccade.errors import ConfigError, DataError
+from saccade.experiments.source import Parts, SourceConfig, cache_folder
+
+WORLD = SyntheticConfig(episodes=15, length=4, tasks=3)
+FIRST, LAST = "follow command 0", "follow command 2"
+
+
+def opened(**settings: object) -> Parts:
+    return SourceConfig(episodes=WORLD, **settings).open(16)
+
+
+def members(parts: Parts) -> dict[str, list[int]]:
+    subsets = (parts.train, parts.select, parts.test, parts.unseen)
+    return {
+        name: [] if subset is None else subset.keep
+        for name, subset in zip(("train", "select", "test", "unseen"), subsets, strict=True)
+    }
+
+
+def test_every_episode_is_in_one_part_and_whole() -> None:
+    parts = opened()
+    held = members(parts)
+    assert sorted(chain(*held.values())) == list(range(15))
+    assert [len(held[name]) for name in ("train", "select", "test", "unseen")] == [9, 3, 3, 0]
+    assert parts.unseen is None
+    assert parts.named().keys() == {"train", "select", "test"}
+    for part in parts.named().values():
+        assert set(part.lengths) == {4}
+        assert set(part.tasks) == set(WORLD.build().tasks)  # every part sees every task
+
+
+def test_held_out_tasks_are_only_in_unseen() -> None:
+    parts = opened(held_out_tasks=(FIRST, LAST))
+    assert parts.unseen is not None
+    assert set(parts.unseen.tasks) == {FIRST, LAST}
+    assert len(parts.unseen.lengths) == 10
+    assert {*parts.train.tasks, *parts.select.tasks, *parts.test.tasks} == {"follow command 1"}
+    assert sorted(chain(*members(parts).values())) == list(range(15))
+    with pytest.raises(DataError, match=r"'fly'.*not in the data"):
+        opened(held_out_tasks=("fly",))
+
+
+def test_the_seed_decides_the_split() -> None:
+    assert members(opened()) == members(opened())
+    assert members(opened()) != members(opened(split_seed=1))
+
+
+def test_frames_have_the_asked_size_and_the_camera_its_name() -> None:
+    parts = opened(camera="front")
+    assert parts.camera == "front"
+    video = parts.train.read(0, np.arange(2))["video"]
+    assert video.shape == (2, 1, 3, 16, 16)
+    assert video.dtype == torch.uint8
+
+
+def test_an_unknown_camera_is_an_error_that_lists_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"no camera 'wrist'.*\['front'\]"):
+        opened(camera="wrist")
+
+
+def test_the_cache_lies_where_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "named"))
+    told: list[str] = []
+    source = SourceConfig(episodes=WORLD)
+    source.open(16, told.append)
+    assert list((tmp_path / "named").rglob("frames.u8"))
+    assert told[-1] == "decoded 60 of 60 frames"
+    source.open(16, told.append)
+    assert told[-2:] == ["decoded 60 of 60 frames"] * 2, "the second time nothing is decoded"
+    opened(cache=str(tmp_path / "given"))
+    assert list((tmp_path / "given").rglob("frames.u8"))
+    monkeypatch.delenv("SACCADE_CACHE")
+    assert cache_folder() == Path.home() / ".cache" / "saccade"

@@ -1,0 +1,155 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from saccade.config import from_dict
+from saccade.errors import BusyError, CheckpointError, ConfigError, Stopped
+from saccade.experiments.training import encoder_of, most_moving, with_budget
+from saccade.recipes import two_stream
+from saccade.train import checkpoint
+from saccade.types import Encoder, Objective
+from tests.conftest import held, stop_at
+from tests.train.toy import Shift, clip_of
+
+DEBUG = two_stream.debug()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = ("experiment.json", "metrics.jsonl", "result.json", "encoder/model.safetensors")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_run_leaves_what_it_promises(debug_run: Path) -> None:
+    found = {path.name for path in debug_run.iterdir() if path.name[0] != "."}
+    assert found == {
+        *("experiment.json", "metrics.jsonl", "timing.jsonl", "result.json", "alarms.json"),
+        *("checkpoints", "encoder", "best", "pictures"),
+    }
+    result = json.loads((debug_run / "result.json").read_text())
+    assert (result["steps"], result["samples"], result["baseline"]) == (4, 32, "copy")
+    assert (result["encoder_parameters"], result["trained_parameters"]) == (113_520, 167_952)
+    assert result["samples_per_second"] > 0
+    assert result["peak_memory_mb"] > 0
+    last = json.loads((debug_run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {name: last[name] for name in result["scores"]} == result["scores"]
+    assert {"eval/loss", "eval/copy", "eval/ratio"} < result["scores"].keys()
+    for alarm in result["alarms"]:
+        assert alarm.keys() == {"name", "detail", "severity"}
+    for name, path in result["pictures"].items():
+        assert (debug_run / path).read_bytes().startswith(b"\x89PNG"), name
+
+
+def test_the_exported_encoder_is_the_trained_one(debug_run: Path) -> None:
+    saved = checkpoint.read(checkpoint.folder_of(debug_run, 4)).objective
+    exported = Encoder.from_pretrained(debug_run / "encoder").state_dict()
+    start = encoder_of(DEBUG.build()).state_dict()
+    for name, value in exported.items():
+        assert torch.equal(value, saved[f"encoder.{name}"]), name
+    assert any(not torch.equal(value, start[name]) for name, value in exported.items())
+
+
+def test_the_model_card_says_what_was_and_what_was_not_seen(
+    debug_run: Path, tmp_path: Path
+) -> None:
+    card = (debug_run / "encoder" / "README.md").read_text()
+    assert "`FuturePatches`" in card
+    assert "on 32 samples from 8 episodes (128 frames at 10 Hz, camera front)" in card
+    assert "Held-out tasks: none." in card
+    assert '"law": "exponential"' in card
+    assert '"sample_decay": 0.8' in card
+    source = replace(DEBUG.source, held_out_tasks=("follow command 1",))
+    with_budget(replace(DEBUG, source=source), samples=8, seed=0).run(tmp_path)
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    assert "on 8 samples from 4 episodes" in card
+    assert "Held-out tasks: follow command 1." in card
+
+
+def test_the_settings_in_the_folder_repeat_the_run(debug_run: Path, tmp_path: Path) -> None:
+    training = from_dict(json.loads((debug_run / "experiment.json").read_text()))
+    assert training == DEBUG
+    training.run(tmp_path)
+    again, first = files(tmp_path), files(debug_run)
+    for name in ("experiment.json", "metrics.jsonl", "encoder/model.safetensors"):
+        assert again[name] == first[name], name
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_run_that_was_stopped_and_resumed_equals_the_whole(
+    debug_run: Path, tmp_path: Path, step: int
+) -> None:
+    with pytest.raises(Stopped, match=f"{step} of 4 steps") as caught:
+        DEBUG.run(tmp_path, progress=stop_at(step))
+    assert caught.value.exit_code == 75
+    assert not (tmp_path / "result.json").exists()
+    DEBUG.run(tmp_path, resume=True)
+    for name in ("experiment.json", "metrics.jsonl", "encoder/model.safetensors"):
+        assert files(tmp_path)[name] == files(debug_run)[name], name
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    weights = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        with_budget(DEBUG, samples=8, seed=seed).run(folder)
+        weights.append(Encoder.from_pretrained(folder / "encoder").state_dict())
+    for name in ("streams.m.to_token.weight", "streams.p.to_token.weight"):
+        assert not torch.equal(weights[0][name], weights[1][name])
+
+
+def test_a_refused_run_changes_nothing(debug_run: Path) -> None:
+    before = files(debug_run)
+    other = replace(DEBUG, train=replace(DEBUG.train, lr=0.5))
+    with pytest.raises(ConfigError, match="holds a run"):
+        other.run(debug_run)
+    with pytest.raises(CheckpointError, match=r"train\.lr: saved 0\.0003, now 0\.5"):
+        other.run(debug_run, resume=True)
+    with held(debug_run), pytest.raises(BusyError):
+        DEBUG.run(debug_run, resume=True)
+    assert files(debug_run) == before
+
+
+def test_a_busy_folder_keeps_the_settings_of_its_owner(tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(BusyError, match="in use by"):
+        DEBUG.run(tmp_path)
+    assert not (tmp_path / "experiment.json").exists()
+
+
+def test_settings_that_cannot_work_do_not_block_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lr must be above 0"):
+        replace(DEBUG, train=replace(DEBUG.train, lr=0.0)).run(tmp_path)
+    small = with_budget(DEBUG, samples=8, seed=0)
+    small.run(tmp_path)
+    assert from_dict(json.loads((tmp_path / "experiment.json").read_text())) == small
+
+
+def test_a_budget_changes_the_budget_only() -> None:
+    changed = with_budget(DEBUG, samples=100, seed=7)
+    assert (changed.train.samples, changed.train.steps, changed.train.seed) == (100, 13, 7)
+    assert with_budget(changed, samples=0, seed=0).train.samples == 100
+    assert with_budget(changed, samples=32, seed=0) == DEBUG
+
+
+def test_pictures_show_where_most_moves() -> None:
+    clip = clip_of(list(range(6)))
+    clip["video"][:, 1] = clip["video"][:, 0]
+    for sample, change in {4: 90, 1: 60}.items():
+        clip["video"][sample, 0], clip["video"][sample, 1] = 0, change
+    clip["text"] = [f"sample {i}" for i in range(6)]
+    shown = most_moving([clip, clip_of([7])], 2)
+    assert shown["key"].tolist() == [4, 1]
+    assert shown["text"] == ["sample 4", "sample 1"]
+    assert torch.equal(shown["video"], clip["video"][[4, 1]])
+
+
+class Twice(Shift):
+    def exports(self):
+        return dict.fromkeys(("a", "b"), super().exports()["encoder"])
+
+
+@pytest.mark.parametrize(("objective", "told"), [(Objective(), r"\[\]"), (Twice(), "'a', 'b'")])
+def test_one_encoder_is_exported(objective: Objective, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        encoder_of(objective)

@@ -1,0 +1,101 @@
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def timing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("timing")
+
+
+@pytest.fixture
+def train_step(timing: ModuleType) -> ModuleType:
+    return importlib.import_module("train_step")
+
+
+def run(name: str, *options: str) -> dict[str, Any]:
+    """Run a benchmark; return its only line."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    return json.loads(line)
+
+
+def test_a_ratio_is_that_of_the_median_round(timing: ModuleType) -> None:
+    # the machine is twice as fast in the second round and ten times as fast in the third
+    assert timing.ratio([3.0, 8.0, 30.0], [1.0, 2.0, 20.0]) == 3.0
+
+
+def test_every_variant_is_timed_once_per_round(
+    timing: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "SLICE", 1e-9)
+    calls: list[str] = []
+
+    def work(name: str, amount: int) -> int:
+        calls.append(name)
+        return amount
+
+    rates = timing.measure({"a": lambda: work("a", 1), "b": lambda: work("b", 0)}, repeats=5)
+    assert [sorted(calls[i : i + 2]) for i in range(2, 12, 2)] == [["a", "b"]] * 5
+    assert len(rates["a"]) == 5
+    assert min(rates["a"]) > 0
+    assert rates["b"] == [0.0] * 5
+
+
+def test_stock_layers_compute_the_same_and_a_difference_is_noticed(train_step: ModuleType) -> None:
+    options = train_step.Options(size="tiny", batch=2)
+    ours, stock = (
+        train_step.load("two_stream:strong", name, options) for name in ("ours", "stock")
+    )
+    layers = [m for m in stock.module.modules() if isinstance(m, torch.nn.TransformerEncoderLayer)]
+    blocks = [m for m in ours.module.modules() if isinstance(m, train_step.Block)]
+    assert len(layers) == len(blocks) == 2 * 6 + 2 + 2 * 2  # streams, exchanges, decoders
+    assert not any(isinstance(m, train_step.Block) for m in stock.module.modules())
+    train_step.require_equal(ours, stock)
+    with torch.no_grad():
+        layers[0].linear1.weight.mul_(1.5)
+    with pytest.raises(AssertionError, match="not close"):
+        train_step.require_equal(ours, stock)
+
+
+def test_train_step() -> None:
+    toy = ("--size", "tiny", "--batch", "1", "--repeats", "1")
+    result = run("train_step.py", "--methods", "video_mae:original", *toy)
+    assert (result["benchmark"], result["method"]) == ("train_step", "video_mae:original")
+    for name in ("ours", "stock", "ratio", "transformers", "ratio_transformers"):
+        assert result[name] > 0
+    assert result["peak_mb"].keys() == {"ours", "stock", "transformers"}
+    assert min(result["peak_mb"].values()) > 4 * 4 * result["sizes"]["parameters"] / 1e6
+    assert (result["device"], result["threads"], result["batch"]) == ("cpu", 1, 1)
+
+
+def test_loader() -> None:
+    result = run("loader.py", "--episodes", "2", "--length", "15", "--size", "32", "--repeats", "1")
+    assert (result["benchmark"], result["peer"]) == ("loader", "PyAV seek loop")
+    for name in ("ours", "peer_frames_per_second", "ratio", "cache_build_frames_per_second"):
+        assert result[name] > 0
+
+
+def test_collection() -> None:
+    result = run("collection.py", "--size", "32", "--episodes", "1", "--repeats", "1")
+    assert (result["benchmark"], result["peer"]) == ("collection", "env.render()")
+    for name in ("ours", "peer_frames_per_second", "ratio", "episodes"):
+        assert result[name] > 0

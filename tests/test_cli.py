@@ -1,0 +1,181 @@
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tyro
+
+from saccade import __version__, cli
+from saccade.errors import DataError
+from tests.conftest import Outcome, held
+
+Saccade = Callable[..., Outcome]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+LONGER = shlex.split(
+    "--train.samples 100 --train.batch-size 2 --train.eval-every 25 --train.save-every 50"
+)
+
+
+def train(out: Path, *options: str) -> list[str]:
+    return ["train", "two_stream:debug", "--out", str(out), *options]
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_command_line_is_there_at_once() -> None:
+    code = "import sys, saccade.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {"torch", "numpy", "mujoco", "matplotlib", "tyro"} & set(loaded)
+
+
+def test_help_and_version(saccade: Saccade) -> None:
+    usage = saccade("--help")
+    assert usage.code == 0
+    assert saccade("-h") == usage
+    assert saccade() == usage._replace(code=2)
+    for verb in cli.VERBS:
+        assert re.search(rf"^  {verb} ", usage.out, re.MULTILINE), verb
+    assert saccade("--version") == Outcome(0, f"saccade {__version__}\n", "")
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_teaches_with_an_example(saccade: Saccade, verb: str) -> None:
+    done = saccade(verb, "--help")
+    assert done.code == 0
+    assert f"Example: saccade {verb}" in done.out
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_example_can_be_typed(saccade: Saccade, verb: str) -> None:
+    command = importlib.import_module(f"saccade.commands.{verb}").Command
+    found = re.search(r"Example: saccade (.*?)\n\n", f"{command.__doc__}\n\n", re.DOTALL)
+    assert found is not None
+    words = shlex.split(found[1])
+    assert words[0] == verb
+    if verb == "train":
+        assert saccade(*words, "--dry-run").code == 0
+    else:
+        tyro.cli(command, args=words[2 if verb == "collect" else 1 :])
+
+
+def test_an_unknown_verb_lists_those_there_are(saccade: Saccade) -> None:
+    done = saccade("trian")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"error[2]: there is no verb 'trian'; the verbs are {', '.join(cli.VERBS)}\n"
+
+
+def test_an_unknown_recipe_lists_those_there_are(saccade: Saccade, tmp_path: Path) -> None:
+    done = saccade("train", "two_stream:tiny", "--out", tmp_path / "run")
+    assert done.code == 2
+    assert done.err.startswith("error[2]: there is no recipe 'two_stream:tiny'; ours are ")
+    assert "two_stream:strong_tiny" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_is_one_sentence_and_a_traceback_when_asked_for(
+    saccade: Saccade, tmp_path: Path
+) -> None:
+    command = train(tmp_path / "run", "--data", str(tmp_path / "none"))
+    done = saccade(*command)
+    assert (done.code, done.out) == (3, "")
+    assert re.fullmatch(r"error\[3\]: .*none/meta/info\.json is missing; .*\n", done.err)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="is missing"):
+        saccade("--debug", *command)
+    with pytest.raises(DataError, match="is missing"):
+        saccade(*command, "--debug")
+
+
+def test_a_busy_folder_has_its_own_code(saccade: Saccade, tmp_path: Path) -> None:
+    with held(tmp_path):
+        done = saccade(*train(tmp_path))
+    assert done.code == 8
+    assert done.err.splitlines()[-1].startswith(f"error[8]: {tmp_path} is in use by ")
+
+
+def test_a_file_in_place_of_a_folder_is_named(saccade: Saccade, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = saccade(*train(tmp_path / "file"))
+    assert done.code == 2
+    assert f"{tmp_path / 'file'}: File exists; give a folder" in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 7, "out of memory; lower the batch size"),
+        (RuntimeError("CUDA out of memory. Tried"), 7, "out of memory; lower the batch size"),
+        (ModuleNotFoundError("No", name="mujoco"), 2, "mujoco is not installed; `saccade doctor`"),
+    ],
+)
+def test_what_happens_to_a_process_has_a_code(
+    saccade: Saccade, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, told: str
+) -> None:
+    def fails(args: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("saccade.commands.report.main", fails)
+    done = saccade("report")
+    assert done.code == code
+    assert done.err.startswith(f"error[{code}]: {told}")
+
+
+def test_a_mistake_of_the_program_is_not_dressed_up(
+    saccade: Saccade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(args: list[str]) -> int:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("saccade.commands.report.main", fails)
+    with pytest.raises(RuntimeError, match="shapes"):
+        saccade("report")
+
+
+def test_two_processes_train_as_one(debug_run: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launch, "-m", "saccade.cli", *train(tmp_path / "run")]
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out loss") == 1  # one rank speaks
+    ours, alone = metrics(tmp_path / "run"), metrics(debug_run)
+    assert [line.keys() for line in ours] == [line.keys() for line in alone]
+    for mine, other in zip(ours, alone, strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+
+
+def test_a_run_that_was_told_to_stop_is_resumed_without_a_trace(
+    saccade: Saccade, tmp_path: Path
+) -> None:
+    stopped, whole = (train(tmp_path / name, *LONGER) for name in ("stopped", "whole"))
+    command = [sys.executable, "-m", "saccade.cli", *stopped]
+    with subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True) as child:
+        wait_for_lines(tmp_path / "stopped" / "metrics.jsonl", 5)
+        child.send_signal(signal.SIGTERM)
+        _, told = child.communicate(timeout=60)
+    assert child.returncode == 75, told
+    assert re.search(r"^error\[75\]: SIGTERM came; \d+ of 50 steps are done", told, re.MULTILINE)
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    assert saccade(*stopped, "--resume").code == 0
+    assert saccade(*whole).code == 0
+    for name in ("metrics.jsonl", "encoder/model.safetensors", "experiment.json"):
+        first, second = ((tmp_path / run / name).read_bytes() for run in ("stopped", "whole"))
+        assert first == second, name
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_bytes().count(b"\n") >= count):
+        assert time.monotonic() < deadline, f"{path} does not grow"
+        time.sleep(0.01)
