@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import tyro
@@ -39,12 +39,7 @@ from saccade.types import Clip
 Method = Literal[
     "two_stream:original", "two_stream:strong", "single_stream:strong", "video_mae:original"
 ]
-METHODS: tuple[Method, ...] = (
-    "two_stream:original",
-    "two_stream:strong",
-    "single_stream:strong",
-    "video_mae:original",
-)
+METHODS: tuple[Method, ...] = get_args(Method)
 HEAVY = [  # imported once for all the fresh processes
     "saccade.experiments.training",
     "transformers.models.videomae.modeling_videomae",

@@ -7,7 +7,10 @@ old file or the new one, never half of one.
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +24,39 @@ from saccade.errors import CheckpointError, SpaceError
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
+@contextmanager
+def space_for(path: Path) -> Iterator[None]:
+    """Turn a full disk into our error.
+
+    Raises:
+        SpaceError: no space, or no quota, is left for the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, SpaceError) or error.errno not in (ENOSPC, EDQUOT):
+            raise
+        raise SpaceError(f"no room for {path}; free some space and rerun") from error
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a crash leaves the old content or the new, never a mixture.
 
     Raises:
         SpaceError: the disk is full; the old file is untouched.
     """
-    raw = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
+        with space_for(path):
+            with temporary.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except OSError:
         temporary.unlink(missing_ok=True)
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            need = f"{len(raw) / 1e6:.1f} MB"
-            raise SpaceError(f"no room for {path} ({need}); free some space and rerun") from error
         raise
 
 

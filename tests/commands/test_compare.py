@@ -1,12 +1,18 @@
 import json
+import os
+import re
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from saccade.commands.compare import names
-from tests.conftest import COMPARE, Outcome
+from tests.conftest import COMPARE, Outcome, wait_for_lines
 
 Saccade = Callable[..., Outcome]
 
@@ -35,6 +41,29 @@ def test_the_same_command_again_probes_again_and_trains_nothing(
     assert done.out.rstrip().endswith(f"report: {copied / 'report.html'}")
     for name in ("two-stream, random init", "raw pixel change", "copy"):
         assert name in done.out
+
+
+def test_an_interrupted_comparison_saves_and_goes_on(saccade: Saccade, tmp_path: Path) -> None:
+    command = shlex.split(
+        "compare single_stream:debug --seeds 1 --budget 160 --jobs 2 "
+        f"--probe.gaps 1 --probe.stride 8 --probe.resamples 20 --out {tmp_path}"
+    )
+    shell = [sys.executable, "-m", "saccade.cli", *command]
+    with subprocess.Popen(
+        shell, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        wait_for_lines(tmp_path / "train/single-stream/seed-0/metrics.jsonl", 3)
+        os.killpg(child.pid, signal.SIGINT)  # as Ctrl-C does: to every process of the terminal
+        _, told = child.communicate(timeout=120)
+    assert child.returncode == 130, told
+    saved = re.search(r"^single-stream, seed 0: .* came; (\d+) of 20 steps", told, re.MULTILINE)
+    assert saved is not None, told
+    assert not finished(tmp_path)
+    done = saccade(*command)
+    assert done.code == 0
+    assert f"resumed from step {saved[1]} of 20" in done.err
+    assert finished(tmp_path).keys() == {"single-stream"}
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_other_settings_in_the_same_folder_are_refused(saccade: Saccade, copied: Path) -> None:

@@ -1,13 +1,15 @@
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from saccade.config import to_dict
+from saccade.evals.probe import ProbeConfig
 from saccade.recipes import demo, single_stream, two_stream, video_mae
 from saccade.sim.metaworld import find_tasks, instruction
-from tests.conftest import Outcome, write_lerobot
+from tests.conftest import Outcome, train_here, write_lerobot
 
 Saccade = Callable[..., Outcome]
 SMALL = {"TRAIN": ("reach",), "HELD_OUT": ("push",), "EPISODES": 3, "SAMPLES": 32, "SEEDS": 1}
@@ -15,9 +17,10 @@ SMALL = {"TRAIN": ("reach",), "HELD_OUT": ("push",), "EPISODES": 3, "SAMPLES": 3
 
 @pytest.fixture
 def collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A demonstration of two tasks that were collected before, in the toy world."""
+    """A demonstration of two tasks, collected (in the toy world) and trained before."""
     for name, value in SMALL.items():
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "ProbeConfig", partial(ProbeConfig, resamples=20))
     for method in (two_stream, single_stream, video_mae):
         monkeypatch.setattr(method, "strong_tiny", method.debug)
     config = demo.collection(tmp_path / "data")
@@ -26,6 +29,7 @@ def collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_lerobot(config.out, tuple(map(instruction, config.tasks)), episodes=3)
     record = {"settings": settings, "given_up": []}
     (config.out / "collection.json").write_text(json.dumps(record))
+    train_here(demo.comparison(config.out, tmp_path / "cache"), tmp_path)
     return tmp_path
 
 

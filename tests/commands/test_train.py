@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.conftest import Outcome, held
 Saccade = Callable[..., Outcome]
 
 
-def settings(folder: Path):
+def settings(folder: Path) -> Any:
     return from_dict(json.loads((folder / "experiment.json").read_text()))
 
 

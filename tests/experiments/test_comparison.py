@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from saccade.errors import ConfigError, Stopped
+from saccade.errors import ConfigError
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.comparison import Comparison, Method, point
 from saccade.experiments.training import Training
 from saccade.recipes import single_stream, two_stream, video_mae
 from saccade.report.results import Results, load_results
-from saccade.train.log import Progress
-from tests.conftest import stop_at
+from tests.conftest import train_here
 
 NAMES = {"two-stream", "single-stream", "video-mae"}
 FLOORS = {"raw pixels", "raw pixel change", "position only", "task only", "copy"}
@@ -70,36 +69,21 @@ def test_every_run_saw_the_same_samples(results: Results, compared: Path) -> Non
 def test_the_page_and_its_pictures_are_there(results: Results, compared: Path) -> None:
     page = (compared / "report.html").read_text()
     assert results["verdict"]["sentence"].split(":")[0] in page
-    shown = [run["pictures"] for model in results["models"] for run in model["runs"]]
+    shown = [run.get("pictures", {}) for model in results["models"] for run in model["runs"]]
+    assert all({"now", "later"} <= paths.keys() for paths in shown)
     assert all((compared / path).is_file() for paths in shown for path in paths.values())
 
 
-def test_an_interrupted_comparison_goes_on_and_keeps_what_is_done(tmp_path: Path) -> None:
+def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
     source = replace(two_stream.debug().source, held_out_tasks=("follow command 1",))
-    plan = comparison(
-        replace(two_stream.debug(), source=source), replace(video_mae.debug(), source=source)
-    )
-    heard: list[str] = []
-
-    def interrupt(progress: Progress) -> None:
-        if heard[-1] == "b, seed 0":
-            stop_at(1)(progress)
-
-    with pytest.raises(Stopped):
-        plan.run(tmp_path, command="first", progress=interrupt, report=heard.append)
-    done, unfinished = (plan.place(tmp_path, method, 0) for method in plan.methods)
-    before = (done / "result.json").stat().st_mtime_ns
-    assert not (unfinished / "result.json").exists()
-    notes: list[str] = []
-    results = plan.run(
-        tmp_path,
-        command="second",
-        progress=lambda progress: notes.append(progress.note),
-        seconds={"collect": 1.0},
-    )
-    assert (done / "result.json").stat().st_mtime_ns == before
-    assert "resumed from step 1 of 2" in notes
-    assert results["commands"] == ["second"]
+    pair = (replace(recipe.debug(), source=source) for recipe in (two_stream, video_mae))
+    plan = comparison(*pair, samples=8, seeds=2)
+    assert list(plan.unfinished(tmp_path)) == [f"{m}, seed {s}" for s in (0, 1) for m in "ab"]
+    train_here(plan, tmp_path)
+    assert plan.unfinished(tmp_path) == {}
+    plan = replace(plan, seeds=1)
+    results = plan.run(tmp_path, command="again", seconds={"collect": 1.0})
+    assert results["commands"] == ["again"]
     assert results["seconds"].keys() == {"collect", "train", "probe"}
     assert results["data"]["held_out_tasks"] == ["follow command 1"]
     assert {row["split"] for row in results["probes"]} == {"test", "unseen"}

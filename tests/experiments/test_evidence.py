@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,14 +28,14 @@ from tests.train.toy import ToyEncoder
 SOURCE = SourceConfig(episodes=SyntheticConfig(episodes=8, length=6), camera="front")
 
 
-def question(**settings: int) -> Question:
+def question(**settings: Any) -> Question:
     probe = ProbeConfig(gaps=(1,), stride=2, resamples=20)
     return Question(
         title="t", command="saccade again", source=SOURCE, size=4, probe=probe, **settings
     )
 
 
-def toy(**notes: object) -> Subject:
+def toy(**notes: Any) -> Subject:
     return Subject(
         name="toy",
         recipe="tests:toy",

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.train.toy import ToyEncoder, ToyEncoderConfig
 PROBE = ProbeConfig(gaps=(2, 1), stride=4, resamples=20)
 
 
-def probing(data: Path, *encoders: Path, **settings: object) -> Probing:
+def probing(data: Path, *encoders: Path, **settings: Any) -> Probing:
     source = SourceConfig(episodes=LeRobotConfig(root=data), **settings)
     return Probing(encoders=encoders, source=source, probe=PROBE)
 
@@ -39,7 +40,7 @@ def test_encoders_are_probed_beside_their_untrained_networks_and_the_floors(
     assert results["data"]["parts"]["unseen"] == {"episodes": 6, "frames": 96}
     assert results["data"]["label_frame"] == "camera"
     assert "2 steps ahead" in results["verdict"]["details"][0]  # without 5, the first gap
-    assert f"probing {encoders[0]} (1 of {len(names) + len(floors)})" in heard
+    assert f"probing {encoders[0]}" in heard
 
 
 def test_the_untrained_twin_has_the_shape_but_not_the_weights(debug_run: Path) -> None:

@@ -1,5 +1,6 @@
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ WORLD = SyntheticConfig(episodes=15, length=4, tasks=3)
 FIRST, LAST = "follow command 0", "follow command 2"
 
 
-def opened(**settings: object) -> Parts:
+def opened(**settings: Any) -> Parts:
     return SourceConfig(episodes=WORLD, **settings).open(16)
 
 

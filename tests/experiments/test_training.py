@@ -1,20 +1,33 @@
 import json
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from saccade.config import from_dict
+from saccade.config import Config, from_dict
 from saccade.errors import BusyError, CheckpointError, ConfigError, Stopped
 from saccade.experiments.training import encoder_of, most_moving, with_budget
 from saccade.recipes import two_stream
 from saccade.train import checkpoint
+from saccade.train.log import Progress
 from saccade.types import Encoder, Objective
-from tests.conftest import held, stop_at
+from tests.conftest import held
 from tests.train.toy import Shift, clip_of
 
 DEBUG = two_stream.debug()
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    """Send SIGTERM to this process when a step is shown."""
+
+    def watch(progress: Progress) -> None:
+        if not progress.note and progress.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return watch
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -145,8 +158,9 @@ def test_pictures_show_where_most_moves() -> None:
 
 
 class Twice(Shift):
-    def exports(self):
-        return dict.fromkeys(("a", "b"), super().exports()["encoder"])
+    def exports(self) -> dict[str, tuple[Encoder, Config[Encoder]]]:
+        (export,) = super().exports().values()
+        return {"a": export, "b": export}
 
 
 @pytest.mark.parametrize(("objective", "told"), [(Objective(), r"\[\]"), (Twice(), "'a', 'b'")])

@@ -49,14 +49,16 @@ def test_fusion_joins_each_location_by_itself() -> None:
     assert changed.nonzero().flatten().tolist() == [3]
 
 
-@pytest.mark.parametrize(
-    ("shape", "told"),
-    [
-        ({"patch": 8}, "patch 16"),
-        ({"stages": 2}, "3 stages"),
-        ({"image_size": 40}, "multiple of 16"),
-    ],
-)
-def test_shapes_it_cannot_draw_are_errors(shape: dict[str, int], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        check_unet(**{"image_size": 64, "patch": 16, "stages": 3, "film": True, **shape})
+@pytest.mark.parametrize(("patch", "side"), [(8, 16), (16, 32), (32, 64)])
+def test_one_cell_per_patch_becomes_a_frame(patch: int, side: int) -> None:
+    decoder = UNetDecoder(16, 64, film=True, skip=True, patch=patch)
+    cls, now = [torch.randn(2, 16) for _ in range(3)], torch.rand(2, 3, side, side)
+    assert decoder(torch.randn(2, 4, 16), cls, now).shape == (2, 3, side, side)
+
+
+def test_shapes_it_cannot_draw_are_errors() -> None:
+    with pytest.raises(ConfigError, match="not 12"):
+        check_unet(patch=12, stages=3, film=True)
+    with pytest.raises(ConfigError, match="3 stages"):
+        check_unet(patch=16, stages=2, film=True)
+    check_unet(patch=16, stages=2, film=False)

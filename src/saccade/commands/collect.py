@@ -18,7 +18,7 @@ class Command:
     command again after an interruption and it goes on.
 
     Example: saccade collect metaworld --tasks drawer-open reach push --episodes 20
-    --cameras corner2 --workers 2 --out data/metaworld
+    --camera corner2 --workers 2 --out data/metaworld
 
     Args:
         collection: what to collect.

@@ -25,7 +25,7 @@ from saccade.train.distributed import rank_and_world
 def say(text: str) -> None:
     """Tell how it goes, on the error stream of the first rank; results go to standard output."""
     if rank_and_world()[0] == 0:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")  # in one call: several threads report
 
 
 def load_recipe(name: str) -> Training:
@@ -35,7 +35,8 @@ def load_recipe(name: str) -> Training:
         ConfigError: there is no such recipe; it lists those there are.
     """
     module, _, function = name.partition(":")
-    path = module if "." in module else f"saccade.recipes.{module}"
+    ours = {info.name for info in pkgutil.iter_modules(saccade.recipes.__path__)}
+    path = f"saccade.recipes.{module}" if module in ours else module
     found = None
     try:
         if all(part.isidentifier() for part in path.split(".")):

@@ -25,9 +25,8 @@ from jaxtyping import Float64, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.checkpoint import write_atomic
+from saccade.checkpoint import space_for, write_atomic
 from saccade.data.episodes import Episodes, Frames
-from saccade.data.writer import space_for
 from saccade.errors import DataError, SpaceError
 
 VERSION = 1  # of what ``fit`` computes; a new one makes new caches

@@ -11,6 +11,7 @@ A constant rate factor of 10 keeps that noise, 18 removes two thirds of it.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -187,6 +188,6 @@ def _failures(path: Path) -> Iterator[None]:
     try:
         yield
     except FFmpegError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in (ENOSPC, EDQUOT):
             raise SpaceError(f"no room for {path}; free some space and rerun") from error
         raise DataError(f"{path} cannot be read or written as video ({error})") from error

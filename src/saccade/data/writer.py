@@ -12,8 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
-from saccade.checkpoint import sync_folder, write_atomic
+from saccade.checkpoint import space_for, sync_folder, write_atomic
 from saccade.data.lerobot_assemble import Contents, assemble, load_staged, to_table, verify
 from saccade.data.statistics import PixelCounts
 from saccade.data.video import encode
-from saccade.errors import ConfigError, DataError, SpaceError
+from saccade.errors import ConfigError, DataError
 
 PARTS = ("data", "videos", "meta")  # in the order of publication: ``meta`` marks completeness
 
@@ -176,14 +175,3 @@ def sync_tree(folder: Path) -> None:
     """Make every file under a folder survive a power cut."""
     for path in (folder, *folder.rglob("*")):
         sync_folder(path)  # a descriptor for reading serves files as well
-
-
-@contextmanager
-def space_for(root: Path) -> Iterator[None]:
-    """Turn a full disk into our error."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, SpaceError) or error.errno not in (28, 122):  # ENOSPC, EDQUOT
-            raise
-        raise SpaceError(f"no room for {root}; free some space and rerun") from error

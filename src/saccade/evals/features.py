@@ -71,13 +71,19 @@ def enumerate_pairs(episodes: Episodes, gap: int, stride: int) -> Pairs:
 def read_video(
     episodes: Episodes, pairs: Pairs, camera: str, batch: int
 ) -> Iterator[UInt8[Tensor, "b 2 3 h w"]]:
-    """Yield the pairs in order, at most ``batch`` of one episode at a time."""
+    """Yield the pairs in order, about ``batch`` at a time; episodes are read piece by piece."""
+    waiting: list[Tensor] = []
     for episode, starts in pairs.by_episode():
         for low in range(0, len(starts), batch):
             wanted = np.stack([starts[low : low + batch], starts[low : low + batch] + pairs.gap])
             frames, place = np.unique(wanted, return_inverse=True)
             video = episodes.read(episode, frames, (camera,))["video"][:, 0]
-            yield video[torch.from_numpy(place.reshape(wanted.shape).T)]
+            waiting.append(video[torch.from_numpy(place.reshape(wanted.shape).T)])
+            if sum(map(len, waiting)) >= batch:
+                yield torch.cat(waiting)
+                waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 class EncoderFeatures:

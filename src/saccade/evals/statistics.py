@@ -99,7 +99,11 @@ def bootstrap(table: Table, statistic: Statistic, resamples: int = 2000, seed: i
 
 
 def paired_difference(
-    a: Table, b: Table, statistic: Statistic, resamples: int = 2000, seed: int = 0
+    a: Table,
+    b: Float64[np.ndarray, "j e c"],  # of as many seeds as it has
+    statistic: Statistic,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Difference:
     """Compare two representations on the same episodes, by resampling those for both at once.
 

@@ -91,6 +91,7 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 def _train(label: str, training: Training, folder: Path, threads: int) -> None:
     """Be the process of one training."""
+    os.setpgrp()  # Ctrl-C is for the parent, which tells us once; a second signal would not save
     die_with_parent()
     torch.set_num_threads(threads)
     screen = Screen(sys.stderr, label=label)

@@ -45,7 +45,7 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
 
 
 class UNetDecoder(nn.Module):
-    """Four doublings from 1/16 of the resolution to the frame.
+    """Doublings from one cell per patch to the frame: four of them for patches of 16 pixels.
 
     After the first three, a CLS token shifts the channels (additive FiLM): the final one, that
     of stage 2, that of stage 1, so the coarse picture gets the most abstract summary. A small
@@ -53,18 +53,22 @@ class UNetDecoder(nn.Module):
     older patch-only decoder.
     """
 
-    def __init__(self, dim: int, width: int, film: bool, skip: bool) -> None:
+    def __init__(self, dim: int, width: int, film: bool, skip: bool, patch: int = 16) -> None:
         super().__init__()
-        widths = [width // 2**i for i in range(5)]
+        levels = patch.bit_length() - 1
+        widths = [width // 2**i for i in range(levels + 1)]
+        self.skip_level = levels - 3  # the doubling that reaches 1/4 of the resolution
         self.stem = nn.Sequential(nn.Linear(dim, width), nn.LayerNorm(width), nn.GELU())
         self.ups = nn.ModuleList(up(a, b) for a, b in itertools.pairwise(widths))
         self.films = nn.ModuleList(nn.Linear(dim, w) for w in widths[1:4]) if film else None
         self.skip = self.merge = None
         if skip:
-            self.skip = nn.Sequential(conv(3, widths[4], 7, 2), conv(widths[4], widths[3], 3, 2))
-            self.merge = conv(widths[3] + widths[2], widths[2], 1, 1)
+            fine, finer, merged = widths[-2], widths[-1], widths[self.skip_level + 1]
+            self.skip = nn.Sequential(conv(3, finer, 7, 2), conv(finer, fine, 3, 2))
+            self.merge = conv(fine + merged, merged, 1, 1)
+        last = widths[-1]
         self.head = nn.Sequential(
-            nn.Conv2d(widths[4], widths[4], 3, padding=1), nn.GELU(), nn.Conv2d(widths[4], 3, 1)
+            nn.Conv2d(last, last, 3, padding=1), nn.GELU(), nn.Conv2d(last, 3, 1)
         )
         init_weights(self)
 
@@ -86,7 +90,7 @@ class UNetDecoder(nn.Module):
             if self.films is not None and level < 3:
                 assert cls is not None
                 x = x + self.films[level](cls[2 - level])[:, :, None, None]
-            if level == 1 and self.skip is not None and self.merge is not None:
+            if level == self.skip_level and self.skip is not None and self.merge is not None:
                 x = self.merge(torch.cat([x, self.skip(now)], dim=1))
         return torch.sigmoid(self.head(x))
 
@@ -114,15 +118,13 @@ class PatchDecoder(nn.Module):
         return self.head(self.norm(self.blocks(x))[:, 1:])
 
 
-def check_unet(image_size: int, patch: int, stages: int, film: bool) -> None:
+def check_unet(patch: int, stages: int, film: bool) -> None:
     """Refuse shapes that the U-Net decoder cannot draw.
 
     Raises:
         ConfigError: it names the field.
     """
-    if patch != 16:
-        raise ConfigError(f"the U-Net decoder doubles four times and needs patch 16, not {patch}")
+    if patch not in (8, 16, 32):
+        raise ConfigError(f"the U-Net decoder doubles per level: patch is 8, 16 or 32, not {patch}")
     if film and stages != 3:
         raise ConfigError(f"FiLM reads the CLS of 3 stages, not {stages}; set cls_source to 'none'")
-    if image_size % 16:
-        raise ConfigError(f"image_size {image_size} is not a multiple of 16")

@@ -54,12 +54,12 @@ class FuturePixels(Objective):
     def __init__(self, config: FuturePixelsConfig) -> None:
         super().__init__()
         shape, film = config.encoder, config.cls_source != "none"
-        check_unet(shape.image_size, shape.patch, shape.stages, film)
+        check_unet(shape.patch, shape.stages, film)
         self.config = config
         self.encoder = shape.build()
         streams = len(self.encoder.layout)
         self.fusion = PixelwiseFusion(shape.dim, streams) if streams > 1 else nn.Identity()
-        self.decoder = UNetDecoder(shape.dim, config.width, film, config.skip)
+        self.decoder = UNetDecoder(shape.dim, config.width, film, config.skip, shape.patch)
 
     def predict(self, clip: Clip) -> Float[Tensor, "b 3 h w"]:
         """Return the predicted later frame, in [0, 1]."""

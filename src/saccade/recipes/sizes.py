@@ -31,7 +31,7 @@ class Decoder(TypedDict):
     decoder_heads: int
 
 
-TINY = Shape(image_size=128, dim=128, depth=6, heads=4)
+TINY = Shape(image_size=64, dim=128, depth=6, heads=4)
 SMALL = Shape(image_size=224, dim=384, depth=12, heads=6)
 BASE = Shape(image_size=224, dim=768, depth=12, heads=12)
 DEBUG = Shape(image_size=32, dim=24, depth=3, heads=2)
@@ -58,7 +58,13 @@ def debug_source() -> SourceConfig:
 def tiny_loop() -> TrainConfig:
     """Two CPU cores, about a minute."""
     return TrainConfig(
-        samples=12_000, batch_size=32, lr=1e-3, warmup=0.1, eval_every=75, save_every=200
+        samples=10_000,
+        batch_size=32,
+        lr=1e-3,
+        warmup=0.1,
+        workers=0,  # frames come from a memory map
+        eval_every=80,
+        save_every=160,
     )
 
 

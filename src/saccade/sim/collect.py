@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 from jaxtyping import Float32, UInt8
 
 from saccade.checkpoint import write_atomic
@@ -43,17 +44,27 @@ RECORD = "collection.json"
 class CollectConfig:
     """Which demonstrations to collect, and how.
 
-    ``tasks`` may leave out ``-v3``; ``all`` means all fifty. ``action_noise`` is the standard
-    deviation of what is added to the expert's x, y and z (1 is 0.01 m); ``sensor_noise`` that of
-    every pixel, in grey levels. One of ``stride`` control steps (80 per second) is recorded.
-    Failed episodes are retried with another goal, unless ``keep_failures``.
+    Args:
+        out: folder of the data set.
+        tasks: names of Meta-World, with or without -v3; "all" means all fifty.
+        episodes: successful episodes of each task.
+        size: height and width of the pictures, in pixels.
+        cameras: corner, corner2, corner3, corner4, topview, behindGripper or gripperPOV.
+        workers: processes that simulate.
+        seed: decides goals, layouts and noise.
+        action_noise: standard deviation added to the expert's x, y and z (1 is 0.01 m).
+        sensor_noise: standard deviation added to every pixel, in grey levels.
+        stride: control steps (80 per second) from one recorded frame to the next.
+        max_steps: control steps after which an episode has failed.
+        supersample: how many times larger, per side, pictures are drawn before averaging.
+        keep_failures: keep failed episodes, marked, instead of retrying with another goal.
     """
 
     out: Path
     tasks: tuple[str, ...]
-    episodes: int = 10  # of each task
+    episodes: int = 10
     size: int = 128
-    cameras: tuple[str, ...] = ("corner2",)
+    cameras: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--camera",))] = ("corner2",)
     workers: int = 1
     seed: int = 0
     action_noise: float = 0.0
