@@ -23,6 +23,7 @@ def collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(demo, "ProbeConfig", partial(ProbeConfig, resamples=20))
     for method in (two_stream, single_stream, video_mae):
         monkeypatch.setattr(method, "strong_tiny", method.debug)
+    monkeypatch.setattr(two_stream, "original_tiny", two_stream.debug_original)
     config = demo.collection(tmp_path / "data")
     settings = {k: v for k, v in to_dict(config).items() if k not in ("type", "out", "workers")}
     settings["tasks"] = [f"{task}-v3" for task in config.tasks]
@@ -43,7 +44,7 @@ def test_the_demonstration_goes_from_data_to_a_verdict(saccade: Saccade, collect
     results = json.loads((collected / "results.json").read_text())
     assert results["data"]["held_out_tasks"] == [instruction("push")]
     assert {model["name"] for model in results["models"]} == {
-        *("two-stream", "single-stream", "video-mae")
+        *("two-stream", "two-stream original", "single-stream", "video-mae")
     }
     assert results["seconds"].keys() == {"collect", "train", "probe"}
     assert (collected / "cache").is_dir()

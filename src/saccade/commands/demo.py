@@ -16,8 +16,8 @@ from saccade.sim.collect import collect
 class Command:
     """The whole path in small: collect in simulation, pretrain three ways, probe, report.
 
-    Ten Meta-World tasks, two of them held out; Two-Stream, Single-Stream and VideoMAE on equal
-    budgets. Run it again after an interruption and it goes on.
+    Ten Meta-World tasks, two of them held out; Two-Stream (both presets), Single-Stream and
+    VideoMAE on equal budgets. Run it again after an interruption and it goes on.
 
     Example: saccade demo --out runs/demo
 

@@ -103,6 +103,7 @@ class Training:
             "window": record["window"],
             "augment": record["augment"],
             "data": parts.train.fingerprint,
+            "camera": parts.camera,
         }
         if rank == 0:
             keep_settings(record, folder)

@@ -43,6 +43,7 @@ DEBUG_DECODER = Decoder(decoder_dim=24, decoder_depth=1, decoder_heads=2)
 # The laws that the documents state, and the one that the ablations favour.
 ORIGINAL_WINDOW = PairWindow(max_gap=10, law="exponential", sample_decay=0.8)
 STRONG_WINDOW = PairWindow(max_gap=30, law="triangular")
+TINY_WINDOW = PairWindow(max_gap=10, law="triangular")  # half a second of the demo's 20 Hz
 
 
 def source() -> SourceConfig:

@@ -18,7 +18,7 @@ def strong_tiny() -> Training:
             encoder=StreamsConfig(**sizes.TINY, border="replicate"), **sizes.TINY_DECODER
         ),
         source=sizes.source(),
-        window=sizes.STRONG_WINDOW,
+        window=sizes.TINY_WINDOW,
         train=sizes.tiny_loop(),
     )
 

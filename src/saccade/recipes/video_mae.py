@@ -21,7 +21,7 @@ def strong_tiny() -> Training:
             encoder=ViTConfig(**sizes.TINY), contrast_floor=FLOOR, **sizes.TINY_DECODER
         ),
         source=sizes.source(),
-        window=sizes.STRONG_WINDOW,
+        window=sizes.TINY_WINDOW,
         train=sizes.tiny_loop(),
     )
 
