@@ -114,8 +114,8 @@ def test_the_order_tells_ties_from_differences_whichever_way_the_pair_was_writte
     found = verdict(three(), [pair("B", "A", -0.02), pair("B", "C", 0.27)])
     assert found.order == ["A", "B", "C"]
     assert found.beats_random == ["A", "B"]
-    assert "A over B (not separated: difference +0.020 [-0.020, +0.060])" in found.sentence
-    assert "B over C (difference +0.270 [+0.230, +0.310])" in found.sentence
+    assert "A over B (not separated: difference +0.020 [-0.020, +0.060])" in found.details[0]
+    assert "B over C (difference +0.270 [+0.230, +0.310])" in found.details[0]
     assert "A and B beat their own random-init floor" in found.sentence
     assert "C does not beat random init" in found.sentence
 
@@ -132,7 +132,7 @@ def test_a_method_below_a_floor_is_told_beside_the_success() -> None:
 )
 def test_few_seeds_are_told(seeds: list[int], told: str) -> None:
     found = verdict([row("A", 0.62, seeds=seeds), RANDOM, CHANGE], [])
-    assert f"With {told}per method, no claim across seeds is made." in found.sentence
+    assert f"With {told}per method, no claim across seeds is made." in found.details
 
 
 def test_the_details_tell_sizes_floors_and_unseen_tasks() -> None:

@@ -134,7 +134,8 @@ def show_results(results: dict[str, Any], folder: Path) -> None:
     console = Console(width=int(columns) if columns else None if sys.stdout.isatty() else 110)
     console.print(f"\nEnd-effector displacement over {gap} steps, linear readout, 95 % intervals:")
     console.print(table)
-    console.print(f"\nVerdict: {results['verdict']['sentence']}\n", highlight=False)
+    console.print(f"\nVerdict: {results['verdict']['sentence']}", highlight=False)
+    console.print("\n".join(results["verdict"]["details"][:3]) + "\n", highlight=False)
     print(f"report: {(folder / 'report.html').resolve()}")
 
 

@@ -108,13 +108,14 @@ def verdict(rows: Sequence[Row], paired: Sequence[Row], gap: int = 5) -> Verdict
         )
     beating = [row for row in board.methods if board.beats_random(row)]
     clear = [row for row in beating if not board.winners(row)]
-    sentences = [_headline(board, beating, clear), *_order(board), *_seeds(board)]
     return Verdict(
-        sentence=" ".join(sentences),
+        sentence=_headline(board, beating, clear),
         success=bool(clear),
         beats_random=[row["representation"] for row in beating],
         order=[row["representation"] for row in board.methods],
         details=[
+            *_order(board),
+            *_seeds(board),
             _size(board, gap),
             *(_against_floors(board, row) for row in board.methods),
             *_unseen(Board(rows, paired, gap, "unseen")),
@@ -156,7 +157,7 @@ def _headline(board: Board, beating: Sequence[Row], clear: Sequence[Row]) -> str
     if not clear:
         return (
             f"No success: {_beat(beating)}, but without pretraining "
-            f"{', '.join(map(_score, winners))} scored at least as high as {score}."
+            f"{' and '.join(map(_score, winners))} scored at least as high as {score}."
         )
     level = board.level(leader)
     return (
