@@ -33,7 +33,7 @@ demo: install
 
 .PHONY: test
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 .PHONY: check
 check: .venv/.installed-dev

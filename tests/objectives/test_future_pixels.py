@@ -16,7 +16,7 @@ def test_contract() -> None:
     check_objective(TINY.build(), batch())
 
 
-@pytest.mark.parametrize("variant", set(STREAMS) - {"two_stream"})
+@pytest.mark.parametrize("variant", sorted(set(STREAMS) - {"two_stream"}))
 def test_every_variant_trains(variant: Variant) -> None:
     film = "intermediate" if variant == "no_exchange" else "none"
     encoder = StreamsConfig(variant=variant, **SHAPE)
