@@ -129,7 +129,9 @@ def test_unequal_conditions_are_refused(change: Callable[..., Training], told: s
 
 
 def test_a_common_budget_makes_budgets_equal() -> None:
-    comparison(two_stream.debug(), other_budget(single_stream.debug()), samples=16).check()
+    plan = comparison(two_stream.debug(), other_budget(single_stream.debug()), samples=16)
+    plan.check()
+    assert {plan.training(method, seed=0).train.samples for method in plan.methods} == {16}
 
 
 @pytest.mark.parametrize(

@@ -44,3 +44,4 @@ def test_a_signal_before_the_first_step_is_obeyed(tmp_path: Path) -> None:
 
 def test_nothing_to_train_is_done_at_once(tmp_path: Path) -> None:
     train_all({}, jobs=2)
+    assert not list(tmp_path.iterdir())

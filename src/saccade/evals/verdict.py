@@ -8,6 +8,7 @@ some method beats its random init and no floor of any kind wins over that method
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from saccade.errors import ConfigError
@@ -193,7 +194,7 @@ def _order(board: Board) -> list[str]:
         return []
     steps = [
         f"{a['representation']} over {b['representation']} ({board.compared(a, b)})"
-        for a, b in zip(board.methods, board.methods[1:], strict=False)
+        for a, b in pairwise(board.methods)
     ]
     return [f"Order of the methods: {', '.join(steps)}."]
 
