@@ -1,7 +1,11 @@
 """What every reader, encoder and objective must hold. New code is tested by one call."""
 
+import hashlib
+import json
 import pickle
+import warnings
 from collections.abc import Collection
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from saccade.data.episodes import Episodes, Frames
+from saccade.data.images import decode_image
 from saccade.errors import DataError
 from saccade.types import Clip, Encoder, Objective
 
@@ -19,35 +24,96 @@ from saccade.types import Clip, Encoder, Objective
 def check_reader(episodes: Episodes) -> None:
     """Frames are typed, exact in any order, the same in every process, and never invented."""
     check_description(episodes)
-    length = episodes.lengths[0]
-    whole = episodes.read(0, np.arange(length))
-    check_frames(episodes, whole, length)
+    for episode in sorted({0, len(episodes.lengths) // 2, len(episodes.lengths) - 1}):
+        check_episode(episodes, episode)
+    empty = [i for i, length in enumerate(episodes.lengths) if not length]
+    for episode in empty:
+        nothing = episodes.read(episode, np.arange(0), ())
+        assert nothing["state"].shape == (0, len(episodes.state_names))
+        with pytest.raises(DataError):
+            episodes.read(episode, np.array([0]), ())
+    for episode in (-1, len(episodes.lengths)):
+        with pytest.raises(DataError):
+            episodes.read(episode, np.array([0]))
+    with pytest.raises(DataError):
+        episodes.read(0, np.array([], np.int64), ("no such camera",))
+    check_other_processes(episodes)
+
+
+def check_episode(episodes: Episodes, episode: int) -> None:
+    """One at a time, out of order, from a copy, by camera and blind: all the same."""
+    length, cameras = episodes.lengths[episode], episodes.cameras_of(episode)
+    assert set(cameras) <= set(episodes.cameras)
+    if not length:
+        return
+    whole = episodes.read(episode, np.arange(length))
+    check_frames(episodes, whole, length, len(cameras))
+    single = [episodes.read(episode, np.array([t])) for t in range(length)]
+    for name in ("video", "state", "action"):
+        together = torch.cat([frames[name] for frames in single])
+        assert torch.equal(together, whole[name]), f"{name} of single frames differs from all"
 
     order = np.array([length - 1, 0, length // 2, 0])
-    assert_same(episodes.read(0, order), whole, order)
-    assert_same(pickle.loads(pickle.dumps(episodes)).read(0, order), whole, order)
-    for view, camera in enumerate(episodes.cameras):
-        assert torch.equal(
-            episodes.read(0, order, (camera,))["video"][:, 0], whole["video"][order, view]
-        )
+    assert_same(episodes.read(episode, order), whole, order)
+    assert_same(pickle.loads(pickle.dumps(episodes)).read(episode, order), whole, order)
+    for view, camera in enumerate(cameras):
+        seen = episodes.read(episode, order, (camera,))["video"][:, 0]
+        assert torch.equal(seen, whole["video"][order, view])
+        check_encoded(episodes, episode, camera, order)
 
-    blind = episodes.read(0, order, ())
+    blind = episodes.read(episode, order, ())
     assert blind["video"].shape[:2] == (len(order), 0), "cameras=() must decode no pixels"
     assert torch.equal(blind["state"], whole["state"][order])
+    nothing = episodes.read(episode, np.arange(0))
+    assert nothing["video"].shape[:2] == (0, len(cameras))
     for outside in (-1, length):
         with pytest.raises(DataError):
-            episodes.read(0, np.array([0, outside]))
+            episodes.read(episode, np.array([0, outside]))
+
+
+def check_encoded(episodes: Episodes, episode: int, camera: str, order: np.ndarray) -> None:
+    """Stored pictures, where there are any, decode to what is read; poses are rigid."""
+    stored = episodes.encoded(episode, camera, order)
+    if stored is not None:
+        assert len(stored) == len(order)
+        pictures = torch.stack([decode_image(data, "a stored picture") for data in stored])
+        assert torch.equal(pictures, episodes.pixels(episode, camera, order))
+    poses, matrix = episodes.camera_poses(episode, camera), episodes.intrinsics(episode, camera)
+    assert poses is None or poses.shape == (episodes.lengths[episode], 4, 4)
+    assert matrix is None or matrix.shape == (3, 3)
+
+
+def check_other_processes(episodes: Episodes) -> None:
+    """Workers that were forked after files were opened, or started afresh, read the same."""
+    usable = [i for i, length in enumerate(episodes.lengths) if length]
+    here = [digest(episodes, i) for i in usable[:4]]
+    for method in ("fork", "forkserver"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads: we fork anyway
+            with get_context(method).Pool(2) as pool:
+                there = pool.starmap(digest, [(episodes, i) for i in usable[:4]])
+        assert there == here, f"a {method}ed worker reads other frames"
+
+
+def digest(episodes: Episodes, episode: int) -> str:
+    """Digest the first, the middle and the last frame."""
+    torch.set_num_threads(1)
+    last = episodes.lengths[episode] - 1
+    frames = episodes.read(episode, np.array([0, last // 2, last]))
+    arrays = (frames[name].contiguous().numpy() for name in ("video", "state", "action"))
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 def check_description(episodes: Episodes) -> None:
     assert episodes.lengths, "a reader of nothing must be an error"
-    assert min(episodes.lengths) > 0
+    assert min(episodes.lengths) >= 0
     assert len(episodes.tasks) == len(episodes.lengths)
     assert all(isinstance(task, str) for task in episodes.tasks)
     assert isinstance(episodes.fingerprint, str)
     assert episodes.fingerprint
     assert len(set(episodes.cameras)) == len(episodes.cameras)
     for episode, length in enumerate(episodes.lengths):
+        assert json.dumps(episodes.about(episode), allow_nan=False)
         times = episodes.timestamps(episode)
         assert times.shape == (length,)
         assert (np.diff(times) > 0).all(), f"time runs backwards in episode {episode}"
@@ -57,9 +123,9 @@ def check_description(episodes: Episodes) -> None:
         assert np.linalg.det(rotation) > 0, f"{camera} is a mirror, not a rotation"
 
 
-def check_frames(episodes: Episodes, frames: Frames, length: int) -> None:
+def check_frames(episodes: Episodes, frames: Frames, length: int, views: int) -> None:
     video, state, action = frames["video"], frames["state"], frames["action"]
-    assert video.shape[:3] == (length, len(episodes.cameras), 3)
+    assert video.shape[:3] == (length, views, 3)
     assert video.dtype == torch.uint8
     assert state.shape == (length, len(episodes.state_names))
     assert action.shape == (length, len(episodes.action_names))

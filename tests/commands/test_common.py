@@ -78,11 +78,11 @@ def test_recipes_tell_the_first_line_of_themselves() -> None:
     assert "single_stream:ablated" not in about
 
 
-def test_another_data_set_changes_nothing_else(tmp_path: Path) -> None:
+def test_another_data_set_changes_nothing_else(lerobot: Path) -> None:
     training = two_stream.debug()
     assert with_data(training, None) == training
-    changed = with_data(training, tmp_path, ("push",))
-    assert changed.source.episodes == LeRobotConfig(root=tmp_path)
+    changed = with_data(training, str(lerobot), held_out_tasks=("push",))
+    assert changed.source.episodes == LeRobotConfig(root=str(lerobot))
     assert changed.source.held_out_tasks == ("push",)
     assert (changed.objective, changed.train) == (training.objective, training.train)
 

@@ -54,6 +54,19 @@ def test_held_out_tasks_are_seen_by_no_other_part() -> None:
         assert set(parts[name].tasks) == {"follow command 0", "follow command 2"}
 
 
+def test_rare_tasks_are_dealt_together() -> None:
+    """Of 20 instructions, each given once, parts get their shares; so do 5 that are given twice."""
+    for tasks, episodes in ((20, 20), (5, 10)):
+        sizes = [len(part.lengths) for part in split(world(episodes, tasks), SHARES).values()]
+        assert sizes == [0.6 * episodes, 0.2 * episodes, 0.2 * episodes]
+
+
+def test_three_episodes_make_three_parts() -> None:
+    for seed in range(5):
+        parts = split(world(3, 3), SHARES, seed=seed).values()
+        assert sorted(part.keep[0] for part in parts) == [0, 1, 2]
+
+
 def test_the_seed_decides() -> None:
     data = world(30, 3)
     assert split(data, SHARES)["train"].keep == split(data, SHARES)["train"].keep
@@ -99,3 +112,15 @@ def test_states_are_grouped_by_name() -> None:
         "gripper": [6, 7],
     }
     assert state_groups(["joint_0"]) == {}
+
+
+def test_a_request_for_what_is_not_there_is_an_error() -> None:
+    data = world(2, 1)
+    for episode in (-1, 2):
+        with pytest.raises(DataError, match=rf"there is no episode {episode}; there are 2"):
+            data.read(episode, np.array([0]))
+    for frame in (-1, 4):
+        with pytest.raises(DataError, match="are outside episode 1, which has 4"):
+            data.read(1, np.array([0, frame]))
+    with pytest.raises(DataError, match=r"episode 1 has no cameras \['rear'\]; it has \['front'\]"):
+        data.read(1, np.array([0]), ("front", "rear"))

@@ -1,12 +1,10 @@
 """Encoders whose scores are known beforehand, and what else probe tests share."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import nn
 
-from saccade.data.episodes import Episodes, Frames, Subset, split
+from saccade.data.episodes import Episodes, Subset, split
 from saccade.data.synthetic import SyntheticConfig
 from saccade.types import Encoder, Preprocessing
 
@@ -59,14 +57,13 @@ class Poses(Episodes):
     def __init__(
         self, state: np.ndarray, names: tuple[str, ...], world_to_camera: np.ndarray | None = None
     ) -> None:
-        self.state = torch.from_numpy(state).float()
+        self.state = state.astype(np.float32)
         self.state_names = self.action_names = names
         self.lengths, self.tasks, self.fingerprint = [len(state)], ["move"], "poses"
         self.world_to_camera = {} if world_to_camera is None else {"front": world_to_camera}
 
-    def read(
-        self, episode: int, frames: np.ndarray, cameras: Sequence[str] | None = None
-    ) -> Frames:
-        state = self.state[frames]
-        video = torch.zeros(len(frames), 0, 3, 1, 1, dtype=torch.uint8)
-        return Frames(video=video, state=state, action=state)
+    def numbers(self, episode: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.state[frames], self.state[frames]
+
+    def pixels(self, episode: int, camera: str, frames: np.ndarray) -> torch.Tensor:
+        raise AssertionError("a probe of numbers decodes no pixels")

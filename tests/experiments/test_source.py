@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.data.synthetic import SyntheticConfig
+from saccade.data.index import cache_folder
+from saccade.data.synthetic import Synthetic, SyntheticConfig
 from saccade.errors import ConfigError, DataError
-from saccade.experiments.source import Parts, SourceConfig, cache_folder
+from saccade.experiments.source import Parts, SourceConfig
 
 WORLD = SyntheticConfig(episodes=15, length=4, tasks=3)
 FIRST, LAST = "follow command 0", "follow command 2"
@@ -80,3 +82,28 @@ def test_the_cache_lies_where_it_was_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert list((tmp_path / "given").rglob("frames.u8"))
     monkeypatch.delenv("SACCADE_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "saccade"
+
+
+class Patchy(Synthetic):
+    """A toy world in which an episode is empty and another lacks the camera."""
+
+    def __init__(self, config: SyntheticConfig) -> None:
+        super().__init__(config)
+        self.lengths[3] = 0
+
+    def cameras_of(self, episode: int) -> tuple[str, ...]:
+        return () if episode == 7 else self.cameras
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchyConfig(SyntheticConfig):
+    def build(self) -> Patchy:
+        return Patchy(self)
+
+
+def test_episodes_without_frames_of_the_camera_are_left_out_and_counted() -> None:
+    told: list[str] = []
+    parts = SourceConfig(episodes=PatchyConfig(episodes=9, length=4)).open(16, told.append)
+    assert told[0] == "7 of 9 episodes have frames of 'front'"
+    assert parts.whole.lengths == [4] * 7
+    assert sum(len(part.lengths) for part in parts.named().values()) == 7

@@ -7,6 +7,7 @@ import pkgutil
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 import saccade.recipes
-from saccade.data.lerobot import LeRobotConfig
+from saccade.config import Config
+from saccade.data.episodes import Episodes
+from saccade.data.formats import configure
 from saccade.errors import ConfigError
 from saccade.experiments.training import Training
 from saccade.train.checkpoint import lock
@@ -74,15 +77,31 @@ def list_recipes() -> None:
 
 
 def with_data(
-    training: Training, root: Path | None, held_out_tasks: tuple[str, ...] = ()
+    training: Training,
+    root: str | None,
+    options: Sequence[str] = (),
+    held_out_tasks: tuple[str, ...] = (),
 ) -> Training:
-    """Return the training on another LeRobot data set, with these tasks held out."""
+    """Return the training on another data set of any format, with these tasks held out."""
     source = training.source
     if root is not None:
-        source = replace(source, episodes=LeRobotConfig(root=root))
+        source = replace(source, episodes=data_set(root, options))
     if held_out_tasks:
         source = replace(source, held_out_tasks=held_out_tasks)
     return replace(training, source=source)
+
+
+def data_set(root: str, options: Sequence[str] = ()) -> Config[Episodes]:
+    """Find the reader for a data set; ``options`` are texts like ``state=joint``.
+
+    Raises:
+        ConfigError: an option is not of that form, or the reader does not have it.
+        DataError: no data set that we know is there.
+    """
+    pairs = [option.partition("=") for option in options]
+    if odd := [name for name, equals, _ in pairs if not (name and equals)]:
+        raise ConfigError(f"data options {odd} are not of the form name=value")
+    return configure(root, **{name: value for name, _, value in pairs})
 
 
 def replace_folder(folder: Path, mark: str) -> None:

@@ -30,7 +30,8 @@ class Command:
 
     Args:
         recipes: what to train, as MODULE:FUNCTION.
-        data: LeRobot data set; without it, the recipes' own.
+        data: data set of any format (`saccade data formats`); without it, the recipes' own.
+        data_options: options of its reader, like state=joint.
         out: folder of runs, results.json and report.html.
         budget: training samples of each run; 0 keeps the recipes' own.
         seeds: runs of each recipe; a claim needs three.
@@ -42,7 +43,8 @@ class Command:
     """
 
     recipes: tyro.conf.Positional[tuple[str, ...]]
-    data: Path | None = None
+    data: str | None = None
+    data_options: tuple[str, ...] = ()
     out: Path
     budget: int = 0
     seeds: int = 3
@@ -65,7 +67,12 @@ def main(args: list[str]) -> int:
             Method(
                 name=name,
                 recipe=recipe,
-                training=with_data(load_recipe(recipe), command.data, command.held_out_tasks),
+                training=with_data(
+                    load_recipe(recipe),
+                    command.data,
+                    command.data_options,
+                    command.held_out_tasks,
+                ),
             )
             for name, recipe in zip(names(command.recipes), command.recipes, strict=True)
         ),

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from saccade.commands.common import command_line, say, show_results
-from saccade.data.lerobot import LeRobotConfig
+from saccade.commands.common import command_line, data_set, say, show_results
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.probing import Probing
 from saccade.experiments.source import SourceConfig
@@ -21,8 +20,9 @@ class Command:
 
     Args:
         encoders: model folders that runs have exported.
-        data: LeRobot data set with end-effector states.
+        data: data set of any format (`saccade data formats`) with end-effector states.
         out: folder of results.json and report.html.
+        data_options: options of its reader, like state=joint.
         camera: camera to look through; empty takes the first.
         held_out_tasks: instructions of tasks that only the report may see.
         split_seed: decides which episodes go where; use that of the training.
@@ -30,8 +30,9 @@ class Command:
     """
 
     encoders: tyro.conf.Positional[tuple[Path, ...]]
-    data: Path
+    data: str
     out: Path
+    data_options: tuple[str, ...] = ()
     camera: str = ""
     held_out_tasks: tuple[str, ...] = ()
     split_seed: int = 0
@@ -44,7 +45,7 @@ def main(args: list[str]) -> int:
     probing = Probing(
         encoders=command.encoders,
         source=SourceConfig(
-            episodes=LeRobotConfig(root=command.data),
+            episodes=data_set(command.data, command.data_options),
             camera=command.camera,
             held_out_tasks=command.held_out_tasks,
             split_seed=command.split_seed,

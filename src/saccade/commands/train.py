@@ -30,7 +30,8 @@ class Command:
     Args:
         training: the recipe.
         out: run folder.
-        data: LeRobot data set, in place of the recipe's.
+        data: data set of any format (`saccade data formats`), in place of the recipe's.
+        data_options: options of its reader, like state=joint.
         resume: go on with the run in the folder.
         overwrite: delete the run in the folder first.
         dry_run: show the settings and sizes, and do nothing.
@@ -38,7 +39,8 @@ class Command:
 
     training: Annotated[Training, tyro.conf.arg(name="")]
     out: Path
-    data: Path | None = None
+    data: str | None = None
+    data_options: tuple[str, ...] = ()
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
@@ -57,7 +59,7 @@ def main(args: list[str]) -> int:
         args=args[1:],
         prog=f"saccade train {args[0]}",
     )
-    training = with_data(command.training, command.data)
+    training = with_data(command.training, command.data, command.data_options)
     if command.dry_run:
         describe(training)
         return 0

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, UInt8
+import torch
+from jaxtyping import Float, Float32, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from saccade.errors import DataError
@@ -25,36 +26,113 @@ class Frames(TypedDict):
 class Episodes(ABC):
     """A data set as a list of episodes, read lazily and at random.
 
-    Readers are picklable and open their files per process, so loader workers may fork or spawn.
+    A reader fills the attributes, ``numbers`` and ``pixels``; ``read`` checks every request and
+    puts the two together. Readers are picklable and open their files per process, so loader
+    workers may fork or spawn; what they keep open or in memory is bounded. An episode may be
+    empty, and may lack a camera.
     """
 
     fps: float
     cameras: tuple[str, ...]
     lengths: list[int]  # frames of each episode
-    tasks: list[str]  # the instruction of each episode
+    tasks: list[str]  # the instruction of each episode, "" where there is none
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
     fingerprint: str  # changes when the content does: names caches, guards a resume
     world_to_camera: Mapping[str, Float64[np.ndarray, "3 3"]]  # rotations; empty where unknown
 
     @abstractmethod
+    def numbers(
+        self, episode: int, frames: Int64[np.ndarray, " t"]
+    ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
+        """Load states and actions of frames that are in the episode."""
+
+    @abstractmethod
+    def pixels(
+        self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
+    ) -> UInt8[Tensor, "t 3 h w"]:
+        """Decode frames that are in the episode, from a camera that it has: upright RGB.
+
+        The memory may be laid out in any order (``[t, h, w, 3]`` permuted is fastest to use).
+        """
+
     def read(
         self,
         episode: int,
         frames: Int[np.ndarray, " t"],
         cameras: Sequence[str] | None = None,
     ) -> Frames:
-        """Load frames of one episode, upright RGB.
+        """Load frames of one episode, in the order given; they may repeat.
 
-        ``cameras=None`` reads every camera; ``cameras=()`` decodes no pixels (``v`` is 0).
+        ``cameras=None`` reads every camera that the episode has; ``cameras=()`` decodes no
+        pixels (``v`` is 0).
 
         Raises:
-            DataError: a file is missing or damaged, or a frame is outside the episode.
+            DataError: a file is missing or damaged, the episode or a frame of it does not exist,
+                or it has no such camera.
         """
+        frames = self._checked(episode, frames)
+        has = self.cameras_of(episode)
+        names = has if cameras is None else tuple(cameras)
+        absent = sorted(set(names) - set(has))
+        if absent:
+            raise DataError(f"episode {episode} has no cameras {absent}; it has {sorted(has)}")
+        state, action = self.numbers(episode, frames)
+        views = [self.pixels(episode, name, frames) for name in names]
+        sizes = {tuple(view.shape[2:]) for view in views}
+        if len(sizes) > 1:
+            raise DataError(f"cameras {names} differ in size {sorted(sizes)}; read one")
+        blank = torch.empty(len(frames), 0, 3, 0, 0, dtype=torch.uint8)
+        video = views[0][:, None] if len(views) == 1 else torch.stack(views, 1) if views else blank
+        return Frames(video=video, state=torch.from_numpy(state), action=torch.from_numpy(action))
 
     def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
         """Return when each frame was exposed, in seconds. Default: evenly, at ``fps``."""
         return np.arange(self.lengths[episode]) / self.fps
+
+    def cameras_of(self, episode: int) -> tuple[str, ...]:
+        """Return the cameras that the episode has. Default: all of them."""
+        return self.cameras
+
+    def about(self, episode: int) -> dict[str, Any]:
+        """Return what else the data set says of an episode, as JSON values.
+
+        Known keys, each only where the data set has it: ``success`` (bool), ``scene`` (str: what
+        two episodes share that were recorded in one place), ``source`` (str: file and record),
+        ``tasks`` (list of str: every instruction, where there are several).
+        """
+        return {}
+
+    def encoded(
+        self, episode: int, camera: str, frames: Int[np.ndarray, " t"]
+    ) -> list[bytes] | None:
+        """Return frames as they are stored, where each is a JPEG or PNG of its own.
+
+        So a conversion can copy them instead of encoding again. Default: None, they are not.
+        """
+        return None
+
+    def camera_poses(self, episode: int, camera: str) -> Float64[np.ndarray, "t 4 4"] | None:
+        """Return the pose of a camera at each frame, camera to world (or robot base), in metres.
+
+        Camera axes: x right, y down, z forward. Default: None, unknown.
+        """
+        return None
+
+    def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
+        """Return a camera's matrix, in pixels of what ``pixels`` returns. Default: unknown."""
+        return None
+
+    def _checked(self, episode: int, frames: Int[np.ndarray, " t"]) -> Int64[np.ndarray, " t"]:
+        if not 0 <= episode < len(self.lengths):
+            raise DataError(f"there is no episode {episode}; there are {len(self.lengths)}")
+        frames, length = np.asarray(frames, np.int64), self.lengths[episode]
+        if len(frames) and not 0 <= frames.min() <= frames.max() < length:
+            raise DataError(
+                f"frames {frames.min()} to {frames.max()} are outside episode {episode}, "
+                f"which has {length}"
+            )
+        return frames
 
 
 class Subset(Episodes):
@@ -69,18 +147,43 @@ class Subset(Episodes):
         self.fingerprint = f"{episodes.fingerprint}[{','.join(map(str, keep))}]"
         self.episodes, self.keep = episodes, list(keep)
 
-    def read(
-        self,
-        episode: int,
-        frames: Int[np.ndarray, " t"],
-        cameras: Sequence[str] | None = None,
-    ) -> Frames:
-        """Load frames of the ``episode``-th kept episode."""
-        return self.episodes.read(self.keep[episode], frames, cameras)
+    def numbers(
+        self, episode: int, frames: Int64[np.ndarray, " t"]
+    ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
+        """Load states and actions of the ``episode``-th kept episode."""
+        return self.episodes.numbers(self.keep[episode], frames)
+
+    def pixels(
+        self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
+    ) -> UInt8[Tensor, "t 3 h w"]:
+        """Decode frames of the ``episode``-th kept episode."""
+        return self.episodes.pixels(self.keep[episode], camera, frames)
 
     def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
         """Return the times of the ``episode``-th kept episode."""
         return self.episodes.timestamps(self.keep[episode])
+
+    def cameras_of(self, episode: int) -> tuple[str, ...]:
+        """Return the cameras of the ``episode``-th kept episode."""
+        return self.episodes.cameras_of(self.keep[episode])
+
+    def about(self, episode: int) -> dict[str, Any]:
+        """Return what is said of the ``episode``-th kept episode."""
+        return self.episodes.about(self.keep[episode])
+
+    def encoded(
+        self, episode: int, camera: str, frames: Int[np.ndarray, " t"]
+    ) -> list[bytes] | None:
+        """Return stored frames of the ``episode``-th kept episode."""
+        return self.episodes.encoded(self.keep[episode], camera, frames)
+
+    def camera_poses(self, episode: int, camera: str) -> Float64[np.ndarray, "t 4 4"] | None:
+        """Return the poses of the ``episode``-th kept episode."""
+        return self.episodes.camera_poses(self.keep[episode], camera)
+
+    def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
+        """Return the camera matrix of the ``episode``-th kept episode."""
+        return self.episodes.intrinsics(self.keep[episode], camera)
 
 
 def split(
@@ -91,8 +194,9 @@ def split(
 ) -> dict[str, Subset]:
     """Deal whole episodes into named parts; episodes of held-out tasks become ``unseen``.
 
-    Each task is dealt on its own, so every part sees every task. Of a task with as many
-    episodes as parts or more, every part gets at least one.
+    Each task with as many episodes as parts or more is dealt on its own, and every part gets at
+    least one of it. Rarer tasks are dealt together, as if they were one: where nearly every
+    episode has an instruction of its own, parts keep their shares.
 
     Raises:
         DataError: a held-out task is not in the data, or a part would be empty.
@@ -103,8 +207,14 @@ def split(
         raise DataError(f"held-out tasks {sorted(absent)} are not in the data; it has {known}")
     parts: dict[str, list[int]] = {name: [] for name in shares}
     bounds = np.cumsum(list(shares.values())) / sum(shares.values())
-    for number, task in enumerate(sorted(set(episodes.tasks) - set(held_out_tasks))):
-        members = [i for i, text in enumerate(episodes.tasks) if text == task]
+    groups: dict[str, list[int]] = {}
+    for index, task in enumerate(episodes.tasks):
+        groups.setdefault(task, []).append(index)
+    dealt, rare = [], []
+    for task in sorted(groups.keys() - set(held_out_tasks)):
+        common = len(groups[task]) >= len(shares)
+        (dealt.append if common else rare.extend)(groups[task])
+    for number, members in enumerate([*dealt, rare] if rare else dealt):
         members = np.random.default_rng((seed, number)).permutation(members).tolist()
         cuts = np.round(bounds * len(members)).astype(int)
         if len(members) >= len(shares):  # every part gets one

@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Float64, Int, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from saccade.config import Config
-from saccade.data.episodes import Episodes, Frames
+from saccade.data.episodes import Episodes
+from saccade.data.folder import Folder
 from saccade.data.lerobot_files import (
     ACTION,
     STATE,
@@ -43,8 +43,16 @@ LARGEST = 4096  # dimensions of a state or action; more is a damaged file
 class LeRobotConfig(Config["LeRobot"]):
     """``root`` holds ``meta/info.json``; ``cameras`` are names like ``front``, empty for all."""
 
-    root: Path
+    format: ClassVar[str] = "lerobot"
+    about: ClassVar[str] = "LeRobot v3.0, v2.1 and v2.0: meta/info.json, parquet, MP4 or pictures"
+
+    root: str | Path
     cameras: tuple[str, ...] = ()
+
+    @staticmethod
+    def recognises(folder: Folder) -> bool:
+        """Whether there is a ``meta/info.json``."""
+        return "meta/info.json" in folder
 
     def build(self) -> "LeRobot":
         """Index the episodes."""
@@ -54,12 +62,11 @@ class LeRobotConfig(Config["LeRobot"]):
 class LeRobot(Episodes):
     """Every episode of one data set, in the order of its index.
 
-    An episode with several instructions is known by its first. ``success`` is what our writer
-    recorded, None where nobody did.
+    An episode with several instructions is known by its first.
     """
 
     def __init__(self, config: LeRobotConfig) -> None:
-        root = config.root
+        root = Path(config.root)
         info, path = load_info(root)
         self.fps = number(info, "fps", path, 1e-3)
         features = field(info, "features", path, dict)
@@ -74,7 +81,6 @@ class LeRobot(Episodes):
         self._entries = layout(root, info, videos)
         self.lengths = [entry.length for entry in self._entries]
         self.tasks = [entry.task for entry in self._entries]
-        self.success = [entry.success for entry in self._entries]
         self.state_names = _names(features.get(STATE), "state", path)
         self.action_names = _names(features.get(ACTION), "action", path)
         self.world_to_camera = _rotations(info, self.cameras, path)
@@ -84,39 +90,33 @@ class LeRobot(Episodes):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_columns": {}}  # a worker loads what it reads
 
-    def read(
-        self,
-        episode: int,
-        frames: Int[np.ndarray, " t"],
-        cameras: Sequence[str] | None = None,
-    ) -> Frames:
-        """Load frames of one episode; numbers from memory, pixels from the file."""
-        entry, frames = self._entries[episode], np.asarray(frames, np.int64)
-        if len(frames) and not 0 <= frames.min() <= frames.max() < entry.length:
-            raise DataError(
-                f"frames {frames.min()} to {frames.max()} are outside episode {episode}, "
-                f"which has {entry.length}"
-            )
-        names = self.cameras if cameras is None else cameras
-        absent = set(names) - set(self.cameras)
-        if absent:
-            raise DataError(f"cameras {sorted(absent)} are not read; only {self.cameras} are")
-        columns, first = self._numbers(entry)
-        views = [self._pixels(entry, self._keys[name], frames, first) for name in names]
-        sizes = {tuple(view.shape[2:]) for view in views}
-        if len(sizes) > 1:
-            raise DataError(f"cameras {tuple(names)} differ in size {sorted(sizes)}; read one")
-        blank = torch.empty(len(frames), 0, 3, 0, 0, dtype=torch.uint8)
-        return Frames(
-            video=torch.stack(views, 1) if views else blank,
-            state=torch.from_numpy(columns.state[first + frames]),
-            action=torch.from_numpy(columns.action[first + frames]),
-        )
+    def numbers(
+        self, episode: int, frames: Int64[np.ndarray, " t"]
+    ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
+        """Return rows of the episode's data file."""
+        columns, first = self._numbers(self._entries[episode])
+        return columns.state[first + frames], columns.action[first + frames]
+
+    def pixels(
+        self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
+    ) -> UInt8[Tensor, "t 3 h w"]:
+        """Decode frames from the camera's video, or from pictures beside the numbers."""
+        entry, key = self._entries[episode], self._keys[camera]
+        if key not in entry.videos:
+            _, first = self._numbers(entry)
+            return load_images(entry.data, key, first + frames)
+        path, start = entry.videos[key]
+        return decode(path, frames, self.fps, start)
 
     def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
         """Return the recorded times, in seconds from the episode's start."""
         columns, first = self._numbers(self._entries[episode])
         return columns.timestamp[first : first + self.lengths[episode]].astype(np.float64)
+
+    def about(self, episode: int) -> dict[str, Any]:
+        """Return the outcome that our writer recorded."""
+        success = self._entries[episode].success
+        return {} if success is None else {"success": success}
 
     def _numbers(self, entry: Entry) -> tuple[Columns, int]:
         """Return the columns of an episode's file, loaded once, and its first row there."""
@@ -131,14 +131,6 @@ class LeRobot(Episodes):
                 f"{entry.length}; download or convert the data set again"
             )
         return columns, first
-
-    def _pixels(
-        self, entry: Entry, key: str, frames: Int[np.ndarray, " t"], first: int
-    ) -> UInt8[Tensor, "t 3 h w"]:
-        if key not in entry.videos:
-            return load_images(entry.data, key, first + frames)
-        path, start = entry.videos[key]
-        return decode(path, frames, self.fps, start)
 
     def _digest(self, info: Path) -> str:
         """Digest what the data set says of itself and the size of every file.

@@ -4,16 +4,15 @@ The state is the square's position and the gripper (1 open, 0 closed: the square
 closed); the action is the displacement to the next frame. Camera axes are the state's axes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
 
 from saccade.config import Config
-from saccade.data.episodes import Episodes, Frames
-from saccade.errors import DataError
+from saccade.data.episodes import Episodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,30 +53,25 @@ class Synthetic(Episodes):
         ahead = np.concatenate([self.state[:, 1:], self.state[:, -1:]], axis=1)
         self.action = np.concatenate([ahead - self.state, ahead], -1)[..., [0, 1, 2, 7]]
 
-    def read(
-        self,
-        episode: int,
-        frames: Int[np.ndarray, " t"],
-        cameras: Sequence[str] | None = None,
-    ) -> Frames:
+    def numbers(
+        self, episode: int, frames: Int64[np.ndarray, " t"]
+    ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
+        """Look the given frames up."""
+        return self.state[episode, frames], self.action[episode, frames]
+
+    def pixels(
+        self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
+    ) -> UInt8[Tensor, "t 3 h w"]:
         """Draw the given frames."""
-        frames = np.asarray(frames)
-        if len(frames) and not 0 <= frames.min() <= frames.max() < self.config.length:
-            raise DataError(f"frames {frames} are outside episode {episode}")
-        views = len(self.cameras if cameras is None else cameras)
         state, size = self.state[episode, frames], self.config.image_size
         grid = (np.arange(size) + 0.5) / size
         near = np.abs(grid - state[:, :2, None]) < 0.06 + 0.08 * state[:, 2, None, None]
         square = near[:, 1, :, None] & near[:, 0, None, :]
-        video = np.zeros((len(frames), views, 3, size, size), np.uint8)
-        for i, frame in enumerate(frames if views else []):
+        video = np.zeros((len(frames), 3, size, size), np.uint8)
+        for i, frame in enumerate(frames):
             rng = np.random.default_rng((self.config.seed, episode, int(frame)))
             colour = np.array([230.0, 120.0, 60.0 + 150.0 * state[i, 3]])[:, None, None]
             picture = 40 + (colour - 40) * square[i]
             noisy = picture + rng.normal(0, self.config.noise, picture.shape)
             video[i] = noisy.round().clip(0, 255).astype(np.uint8)
-        return Frames(
-            video=torch.from_numpy(video),
-            state=torch.from_numpy(state),
-            action=torch.from_numpy(self.action[episode, frames]),
-        )
+        return torch.from_numpy(video)

@@ -5,15 +5,14 @@ Whole episodes are dealt into ``train`` (60 %: pretraining and readouts learn fr
 Episodes of held-out tasks are ``unseen`` and only ever reported.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from saccade.config import Config
 from saccade.data.cache import CachedEpisodes
 from saccade.data.episodes import Episodes, Subset, split
+from saccade.data.index import cache_folder
 from saccade.errors import ConfigError
 
 SHARES = {"train": 0.6, "select": 0.2, "test": 0.2}
@@ -71,6 +70,10 @@ class SourceConfig:
             raise ConfigError(
                 f"there is no camera {self.camera!r}; the data set has {list(episodes.cameras)}"
             )
+        seen = [i for i, n in enumerate(episodes.lengths) if n and camera in episodes.cameras_of(i)]
+        if len(seen) < len(episodes.lengths):
+            report(f"{len(seen)} of {len(episodes.lengths)} episodes have frames of {camera!r}")
+            episodes = Subset(episodes, seen)
         whole = CachedEpisodes(
             episodes,
             cache_folder(self.cache),
@@ -87,8 +90,3 @@ class SourceConfig:
             unseen=parts.get("unseen"),
             camera=camera,
         )
-
-
-def cache_folder(given: str = "") -> Path:
-    """Return where decoded frames and features are kept."""
-    return Path(given or os.environ.get("SACCADE_CACHE", "~/.cache/saccade")).expanduser()
