@@ -94,8 +94,39 @@ def test_loader() -> None:
         assert result[name] > 0
 
 
+def test_video() -> None:
+    toy = ("--seconds", "2", "--height", "96", "--repeats", "1", "--gops", "30")
+    result = run("video.py", *toy)
+    assert (result["benchmark"], result["gop"]) == ("video", 30)
+    for kind in ("pair", "clip"):
+        assert result[kind]["ms"].keys() == {"ours", "pyav", "frame_store", "clips"}
+        assert min(result[kind]["ms"].values()) > 0
+        assert result[kind]["ours_times_faster_than"]["pyav"] > 0
+
+
 def test_collection() -> None:
     result = run("collection.py", "--size", "32", "--episodes", "1", "--repeats", "1")
     assert (result["benchmark"], result["peer"]) == ("collection", "env.render()")
     for name in ("ours", "peer_frames_per_second", "ratio", "episodes"):
         assert result[name] > 0
+
+
+def test_rlds(timing: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(timing, "SLICE", 1e-9)
+    rlds = importlib.import_module("rlds")
+    options = rlds.Options(episodes=2, steps=18, clips=2, repeats=1)
+    rlds.write_data(tmp_path / "droid", options)
+    rlds.random_clips(tmp_path / "droid", options)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["benchmark"], result["unit"]) == ("rlds_random_clips", "frames/s")
+    assert min(result["ours"], result["peer_frames_per_second"], result["ratio"]) > 0
+    for variant in ("float32", "uint8"):
+        found = rlds.run_slice(variant, tmp_path / "droid", options.clips)
+        assert min(found.values()) > 0
+    slices = {"uint8": [found] * 3, "float32": [found] * 3, "skip": [found | {"cpu": 1.0}] * 3}
+    rlds.report(
+        {name: [s | {"first": 1.0} for s in all_] for name, all_ in slices.items()}, options
+    )
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["output"] for line in lines] == ["float32", "uint8"]
+    assert lines[0]["ratio"] == pytest.approx(1 / found["cpu"], rel=1e-3)

@@ -56,3 +56,20 @@ def test_a_mirrored_motion_is_the_motion_of_the_mirrored_body() -> None:
     seen = flip @ geometry.rotation_vector_to_matrix(vector) @ flip
     mirrored = geometry.rotation_vector_to_matrix(geometry.mirror_rotation(vector))
     np.testing.assert_allclose(mirrored, seen, atol=1e-12)
+
+
+def test_euler_angles_are_read_back_from_a_matrix() -> None:
+    angles = RNG.uniform([-np.pi, -np.pi / 2, -np.pi], [np.pi, np.pi / 2, np.pi], (200, 3))
+    back = geometry.matrix_to_euler_xyz(geometry.euler_xyz_to_matrix(angles))
+    np.testing.assert_allclose(back, angles, atol=1e-9)
+    matrices = Rotation.from_rotvec(RNG.normal(size=(50, 3))).as_matrix()
+    expected = Rotation.from_matrix(matrices).as_euler("xyz")
+    np.testing.assert_allclose(geometry.matrix_to_euler_xyz(matrices), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("pitch", [-np.pi / 2, np.pi / 2])
+def test_where_roll_and_yaw_are_one_roll_has_all_of_it(pitch: float) -> None:
+    locked = geometry.euler_xyz_to_matrix(np.array([0.5, pitch, 0.2]))
+    angles = geometry.matrix_to_euler_xyz(locked)
+    np.testing.assert_allclose(angles, [0.5 - np.sign(pitch) * 0.2, pitch, 0], atol=1e-9)
+    np.testing.assert_allclose(geometry.euler_xyz_to_matrix(angles), locked, atol=1e-9)

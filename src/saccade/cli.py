@@ -17,7 +17,7 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
 
   doctor     is this machine ready? what is missing, and how to mend it
   collect    demonstrations of scripted experts in simulation -> a LeRobot v3 data set
-  data       what is in a data set; --verify decodes every frame
+  data       formats, inspect, verify, stats, convert, split, cache: what to do before training
   train      RECIPE -> a run folder with an exported encoder
   probe      exported encoders -> what they know about motion, beside the floors
   compare    RECIPE ... -> equal budgets, probes, floors, intervals, one report

@@ -21,6 +21,19 @@ def euler_xyz_to_matrix(angles: Float[np.ndarray, "*b 3"]) -> Matrices:
     return third @ second @ first
 
 
+def matrix_to_euler_xyz(matrix: Matrices) -> Float64[np.ndarray, "*b 3"]:
+    """Read roll and yaw in [-pi, pi] and pitch in [-pi/2, pi/2].
+
+    Where pitch is a right angle, only a combination of roll and yaw is defined: yaw is zero.
+    """
+    m = np.moveaxis(matrix, (-2, -1), (0, 1))
+    across = np.hypot(m[0, 0], m[1, 0])  # cos(pitch)
+    locked = across < 1e-7
+    roll = np.where(locked, np.arctan2(-m[1, 2], m[1, 1]), np.arctan2(m[2, 1], m[2, 2]))
+    yaw = np.where(locked, 0.0, np.arctan2(m[1, 0], m[0, 0]))
+    return np.stack([roll, np.arctan2(-m[2, 0], across), yaw], -1)
+
+
 def rotation_vector_to_matrix(vector: Float[np.ndarray, "*b 3"]) -> Matrices:
     """Apply Rodrigues' formula, exact at angle zero too."""
     x, y, z = np.moveaxis(vector.astype(np.float64), -1, 0)

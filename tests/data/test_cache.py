@@ -5,18 +5,23 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from saccade.data import cache
-from saccade.data.cache import CachedEpisodes, fit
+from saccade.data import cache, cache_build
+from saccade.data.cache import CachedEpisodes
 from saccade.data.episodes import Subset
 from saccade.data.lerobot import LeRobotConfig
+from saccade.data.loader import Loader
 from saccade.data.synthetic import Synthetic, SyntheticConfig
+from saccade.data.transforms import Framing, fit, shortest_edge_crop
+from saccade.data.windows import ClipWindow
 from saccade.errors import DataError, SpaceError
 
 
@@ -30,16 +35,53 @@ class Counted(Synthetic):
         super().__init__(config)
         self.drawn = 0
 
-    def read(self, episode, frames, cameras=None):
-        names = self.cameras if cameras is None else cameras
-        self.drawn += len(frames) * len(names)
+    def pixels(self, episode, camera, frames):
+        self.drawn += len(frames)
         if self.drawn == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
-        found = super().read(episode, frames, names)
-        for view, name in enumerate(names):
-            if name == "back":
-                found["video"][:, view] = 255 - found["video"][:, view]
-        return found
+        found = super().pixels(episode, camera, frames)
+        return 255 - found if camera == "back" else found
+
+
+class Patchy(Synthetic):
+    """Episode 1 is empty, 2 has no camera ``back``, frame 3 of ``front`` in 3 is broken."""
+
+    cameras = ("front", "back")
+
+    def __init__(self) -> None:
+        super().__init__(SyntheticConfig(episodes=6, length=5))
+        self.lengths = [5, 0, 5, 5, 4, 5]
+
+    def cameras_of(self, episode):
+        return ("front",) if episode == 2 else self.cameras
+
+    def pixels(self, episode, camera, frames):
+        if (episode, camera) == (3, "front") and 3 in frames:
+            raise DataError("frame 3 of episode 3 is torn")
+        return super().pixels(episode, camera, frames)
+
+
+class Deadly(Synthetic):
+    """Kills the process that decodes episode 2, until a file says that it need not."""
+
+    def __init__(self, config: SyntheticConfig, file: Path) -> None:
+        super().__init__(config)
+        self.file = file
+
+    def pixels(self, episode, camera, frames):
+        if episode == 2 and not self.file.exists():
+            self.file.touch()
+            time.sleep(0.5)  # let the other process get on
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().pixels(episode, camera, frames)
+
+
+class Slow(Synthetic):
+    """Takes a while."""
+
+    def pixels(self, episode, camera, frames):
+        time.sleep(0.05)
+        return super().pixels(episode, camera, frames)
 
 
 @pytest.fixture
@@ -48,7 +90,7 @@ def reader() -> Counted:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*.u8"))
+    files = (path for path in folder.rglob("*.u*"))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
@@ -71,7 +113,7 @@ def test_each_frame_is_decoded_once(reader: Counted, tmp_path: Path) -> None:
     steps = []
     CachedEpisodes(reader, tmp_path, 32, progress=lambda *step: steps.append(step))
     assert reader.drawn == 2 * 4 * 5
-    assert steps == [(5 * i, 40) for i in range(1, 9)] + [(40, 40)]
+    assert steps == [(5 * i, 40) for i in range(9)] + [(40, 40)]
     CachedEpisodes(reader, tmp_path, 32, progress=lambda *_: pytest.fail("nothing is left"))
     assert reader.drawn == 40
 
@@ -96,7 +138,10 @@ def test_the_key_is_data_set_camera_and_size(reader: Counted, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("deadly", [5, 15, 25, 40])
-def test_a_killed_build_goes_on(reader: Counted, tmp_path: Path, deadly: int) -> None:
+def test_a_killed_build_goes_on(
+    reader: Counted, tmp_path: Path, deadly: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_build, "SETTLE", -1.0)  # bring every episode to the disk at once
     CachedEpisodes(reader, tmp_path / "whole", 32)
     killed = Counted(reader.config)
     killed.deadly = deadly
@@ -112,7 +157,7 @@ def test_a_killed_build_goes_on(reader: Counted, tmp_path: Path, deadly: int) ->
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["frames.u8", "done.u8"])
+@pytest.mark.parametrize("name", ["frames.u8", "done.u64"])
 @pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"\1", None])
 def test_a_file_of_the_wrong_size_is_rebuilt(reader: Counted, tmp_path: Path, name, change) -> None:
     CachedEpisodes(reader, tmp_path, 32)
@@ -161,7 +206,7 @@ def test_wrong_requests_are_refused(reader: Counted, tmp_path: Path) -> None:
     for frames in ([5], [-1]):  # would be frames of the neighbouring episode
         with pytest.raises(DataError, match="outside episode 1"):
             cached.read(1, np.array(frames))
-    with pytest.raises(DataError, match=r"\['side'\] are not cached"):
+    with pytest.raises(DataError, match=r"no cameras \['side'\]"):
         cached.read(0, np.array([0]), ("side",))
 
 
@@ -174,14 +219,145 @@ def test_caches_video(shared_data: Path, tmp_path: Path) -> None:
         assert torch.equal(cached.read(episode, frames)["video"][:, 0], expected)
 
 
-def test_fit_keeps_the_aspect_and_does_not_alias() -> None:
-    video = torch.randint(0, 256, (2, 3, 90, 160), dtype=torch.uint8)
-    square = video[..., 35:125].float()
-    exact = F.interpolate(square, (32, 32), mode="bilinear", antialias=True)
-    found = fit(video, 32)
-    assert (found.float() - exact).abs().max() <= 1
-    assert torch.equal(fit(video, 90), video[..., 35:125])
-    stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(32).expand(1, 3, 64, 64)
-    inner = fit(stripes, 16)[..., 1:-1].float()
-    assert (inner - 127.5).abs().max() < 2
-    assert fit(video[..., :8, :8], 32).shape == (2, 3, 32, 32)
+def test_workers_write_the_same_bytes(tmp_path: Path) -> None:
+    data = SyntheticConfig(episodes=5, length=4).build()
+    CachedEpisodes(data, tmp_path / "alone", 24)
+    CachedEpisodes(data, tmp_path / "many", 24, workers=2)
+    assert contents(tmp_path / "many") == contents(tmp_path / "alone")
+
+
+def test_a_killed_worker_is_an_error_and_the_rest_is_kept(tmp_path: Path) -> None:
+    config = SyntheticConfig(episodes=6, length=4)
+    data = Deadly(config, tmp_path / "killed once")
+    with pytest.raises(DataError, match=r"frames\.u8 was killed.* run again to go on"):
+        CachedEpisodes(data, tmp_path / "killed", 24, workers=2)
+    CachedEpisodes(data, tmp_path / "killed", 24)
+    CachedEpisodes(data, tmp_path / "whole", 24)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_killed_parent_leaves_no_worker_and_a_cache_that_can_go_on(tmp_path: Path) -> None:
+    script = tmp_path / "build.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from saccade.data import cache_build\n"
+        "from saccade.data.cache import CachedEpisodes\n"
+        "from saccade.data.synthetic import SyntheticConfig\n"
+        "from tests.data.test_cache import Slow\n"
+        "if __name__ == '__main__':\n"
+        "    cache_build.SETTLE = -1.0\n"
+        "    data = Slow(SyntheticConfig(episodes=40, length=3))\n"
+        f"    CachedEpisodes(data, Path({str(tmp_path / 'killed')!r}), 24, workers=2)\n"
+    )
+    root = Path(__file__).parents[2]
+    building = subprocess.Popen(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": str(root)}, start_new_session=True
+    )
+
+    def marked() -> int:
+        marks = next(tmp_path.rglob("done.u64"), None)
+        return 0 if marks is None else int(np.count_nonzero(np.fromfile(marks, "<u8")))
+
+    deadline = time.monotonic() + 30
+    while marked() < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    building.kill()
+    building.wait()
+    assert 5 <= marked() < 40
+    data = Slow(SyntheticConfig(episodes=40, length=3))
+    CachedEpisodes(data, tmp_path / "killed", 24)  # does not wait for the dead one's lock
+    CachedEpisodes(SyntheticConfig(episodes=40, length=3).build(), tmp_path / "whole", 24)
+    assert sorted(contents(tmp_path / "killed").values()) == sorted(
+        contents(tmp_path / "whole").values()
+    )
+    alive = ""
+    while time.monotonic() < deadline:  # the session's id is the dead parent's
+        alive = subprocess.run(
+            ["ps", "-o", "pid=,stat=", "-s", str(building.pid)], capture_output=True, text=True
+        ).stdout
+        if not [line for line in alive.splitlines() if "Z" not in line]:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"processes outlived their parent: {alive}")
+
+
+def test_what_is_missing_or_broken_is_left_out(tmp_path: Path) -> None:
+    data = Patchy()
+    with pytest.raises(DataError, match="frame 3 of episode 3 is torn"):
+        CachedEpisodes(data, tmp_path, 32)
+    with pytest.raises(DataError, match="1 of 6 episodes are broken, more than"):
+        CachedEpisodes(data, tmp_path, 32, on_error="skip")
+    cached = CachedEpisodes(data, tmp_path, 32, on_error="skip", most_skipped=0.2)
+    assert cached.skipped == {"episode 3, camera front": "frame 3 of episode 3 is torn"}
+    seen = [cached.cameras_of(i) for i in range(6)]
+    both = ("front", "back")
+    assert seen == [both, both, ("front",), ("back",), both, both]
+    with pytest.raises(DataError, match=r"no cameras \['front'\]"):
+        cached.read(3, np.array([0]), ("front",))
+    for episode in (0, 2, 4):
+        order = np.arange(data.lengths[episode])[::-1].copy()
+        expected = data.read(episode, order, ("front",))["video"]
+        assert torch.equal(cached.read(episode, order, ("front",))["video"], expected)
+    whole = Subset(cached, [i for i in range(6) if "front" in cached.cameras_of(i)])
+    batch = next(Loader(whole, ClipWindow(num_frames=2, every=1), "front", 4).batches(0))
+    assert batch["video"].shape == (4, 2, 1, 3, 32, 32)
+
+
+def test_nothing_can_be_cached(tmp_path: Path) -> None:
+    data = SyntheticConfig(episodes=2, length=5).build()
+    data.lengths = [0, 0]
+    cached = CachedEpisodes(data, tmp_path, 32)
+    assert cached.read(1, np.arange(0))["video"].shape == (0, 1, 3, 32, 32)
+    CachedEpisodes(data, tmp_path, 32, progress=lambda *_: pytest.fail("nothing is left"))
+
+
+def test_a_changed_byte_is_an_error(reader: Counted, tmp_path: Path) -> None:
+    cached = CachedEpisodes(reader, tmp_path, 32)
+    cached.verify()
+    path = cached.folders["back"] / "frames.u8"
+    raw = bytearray(path.read_bytes())
+    raw[2 * 5 * 3 * 32 * 32 + 100] ^= 1  # in episode 2
+    path.write_bytes(raw)
+    again = CachedEpisodes(reader, tmp_path, 32)
+    again.read(1, np.array([4]))
+    again.read(2, np.array([0]), ("front",))
+    for use in (lambda: again.read(2, np.array([4]), ("back",)), again.verify):
+        with pytest.raises(DataError, match=r"episode 2 in .*frames\.u8 have not the checksum"):
+            use()
+    shutil.rmtree(cached.folders["back"])
+    CachedEpisodes(reader, tmp_path, 32).verify()
+
+
+def test_an_edge_can_be_cropped(tmp_path: Path) -> None:
+    data = SyntheticConfig(episodes=2, length=5, image_size=48).build()
+    cached = CachedEpisodes(data, tmp_path, Framing(size=32, edge=40))
+    expected = shortest_edge_crop(data.pixels(1, "front", np.arange(5)), 40, 32)
+    assert torch.equal(cached.pixels(1, "front", np.arange(5)), expected)
+    plain = CachedEpisodes(data, tmp_path, 32)
+    assert plain.fingerprint != cached.fingerprint
+    assert plain.folders != cached.folders
+    assert cached.size_on_disk >= 2 * 5 * 3 * 32 * 32
+
+
+@pytest.mark.parametrize("framing", [Framing(size=32), Framing(size=32, edge=40)])
+def test_a_camera_matrix_follows_its_pixels(tmp_path: Path, framing: Framing) -> None:
+    """A bright spot of the picture stays where the matrix projects it."""
+
+    class Spot(Synthetic):
+        def pixels(self, episode, camera, frames):
+            video = torch.zeros(len(frames), 3, 90, 160, dtype=torch.uint8)
+            video[..., 39:46, 69:76] = 255  # its middle is at x = 72, y = 42
+            return video
+
+        def intrinsics(self, episode, camera):
+            return np.array([[100.0, 0, 72], [0, 100, 42], [0, 0, 1]])
+
+    cached = CachedEpisodes(Spot(SyntheticConfig(episodes=1, length=2)), tmp_path, framing)
+    picture = cached.pixels(0, "front", np.array([0]))[0, 0].double()
+    place = torch.arange(32.0, dtype=torch.double)
+    x, y = ((picture.sum(axis) * place).sum() / picture.sum() for axis in (0, 1))
+    matrix = cached.intrinsics(0, "front")
+    assert matrix is not None
+    np.testing.assert_allclose(matrix[:2, 2], [x, y], atol=0.1)
+    assert matrix[0, 0] == pytest.approx(100 * (framing.edge or 32) / 90, rel=0.01)

@@ -92,7 +92,7 @@ def test_describes_the_data_set(root: Path) -> None:
     assert (
         data.state_names == data.action_names == ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
     )
-    assert data.success == [None] * 3
+    assert [data.about(i) for i in range(3)] == [{}] * 3
     assert data.world_to_camera == {}
 
 
@@ -288,5 +288,5 @@ def test_frames_outside_an_episode_are_refused(shared_data: Path, frames: list[i
     data = LeRobotConfig(root=shared_data / "lerobot_v3_tiny").build()
     with pytest.raises(DataError, match="outside episode 0, which has 25"):
         data.read(0, np.array(frames), ())
-    with pytest.raises(DataError, match=r"cameras \['side'\] are not read"):
+    with pytest.raises(DataError, match=r"has no cameras \['side'\]; it has"):
         data.read(0, np.array([0]), ("side",))

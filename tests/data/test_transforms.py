@@ -1,14 +1,38 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional as F
 
 from saccade.data.synthetic import Synthetic, SyntheticConfig
-from saccade.data.transforms import Augment, CentreCrop, crop, jitter, mirror
-from saccade.data.windows import PairWindow
+from saccade.data.transforms import (
+    MEAN,
+    STD,
+    Augment,
+    CentreCrop,
+    ac_crop,
+    crop,
+    fit,
+    jitter,
+    mirror,
+    normalise,
+    shortest_edge_crop,
+    vjepa_clip,
+)
+from saccade.data.windows import ClipWindow, PairWindow
 from saccade.errors import ConfigError
 from saccade.types import Clip
 
 DATA = SyntheticConfig(image_size=32, noise=0.0).build()
+
+
+SIZES = [(180, 320), (480, 640), (256, 256), (320, 180), (292, 400), (90, 91)]
+
+
+def film(frames: int, height: int, width: int) -> torch.Tensor:
+    """Fine texture, in memory as readers give it: ``[t, h, w, 3]``."""
+    video = np.random.default_rng(0).integers(0, 256, (frames, height, width, 3)).astype(np.uint8)
+    return torch.from_numpy(video).permute(0, 3, 1, 2)
 
 
 def sample(key: int = 0) -> Clip:
@@ -87,3 +111,103 @@ def test_labels_that_cannot_be_mirrored_are_errors() -> None:
     turning.state_names = ("x", "y", "z", "yaw")
     with pytest.raises(ConfigError, match="rotations"):
         mirror(sample(), turning, "front")
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_shortest_edge_crop_is_pillows(height: int, width: int) -> None:
+    video = film(2, height, width)
+    found = shortest_edge_crop(video)
+    assert found.shape == (2, 3, 256, 256)
+    short = min(height, width)
+    size = (int(292 * width / short), int(292 * height / short))
+    left, top = (round((side - 256) / 2) for side in size)
+    for frame, expected in zip(found, video, strict=True):
+        picture = Image.fromarray(expected.permute(1, 2, 0).numpy())
+        resized = picture.resize(size, Image.Resampling.BILINEAR)
+        cut = np.asarray(resized)[top : top + 256, left : left + 256]
+        assert np.abs(frame.permute(1, 2, 0).numpy().astype(int) - cut).max() <= 1
+    assert torch.equal(shortest_edge_crop(video.contiguous()), found)  # whatever the memory
+
+
+def test_shortest_edge_crop_by_hand() -> None:
+    """180 x 320 becomes 292 x 519; 131.5 columns are left out, rounded to the nearest even."""
+    video = film(1, 292, 519)
+    assert torch.equal(shortest_edge_crop(video), video[..., 18:274, 132:388])
+    with pytest.raises(ConfigError, match="cannot crop 256 pixels out of a shortest edge of 255"):
+        shortest_edge_crop(video, edge=255)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"),
+    [
+        (720, 1280, (0, 720), (154, 1126)),
+        (180, 320, (0, 180), (38, 281)),
+        (480, 640, (0, 480), (0, 640)),
+        (640, 360, (80, 560), (0, 360)),  # narrower than 0.75: 480 rows
+    ],
+)
+def test_ac_crop_is_the_official_one(
+    height: int, width: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    video = film(1, height, width)
+    part = video[..., slice(*rows), slice(*columns)].float()
+    expected = F.interpolate(part, (256, 256), mode="bilinear", antialias=False)
+    assert torch.equal(ac_crop(video), expected)
+    hidden = video.clone()
+    hidden[..., slice(*rows), slice(*columns)] = 0
+    assert not ac_crop(hidden).any(), "a pixel outside the crop is seen"
+
+
+def test_ac_crop_reads_the_nearest_four_pixels() -> None:
+    """Shrunk fourfold, pixel 0 lies at 1.5: between the second and the third."""
+    video = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    video[..., 1:3, 1:3] = torch.tensor([[10, 20], [30, 60]])
+    assert ac_crop(video, size=2)[0, 0, 0, 0] == 30.0
+
+
+def test_fit_keeps_the_aspect_and_does_not_alias() -> None:
+    video = torch.randint(0, 256, (2, 3, 90, 160), dtype=torch.uint8)
+    square = video[..., 35:125].float()
+    exact = F.interpolate(square, (32, 32), mode="bilinear", antialias=True)
+    found = fit(video, 32)
+    assert (found.float() - exact).abs().max() <= 1
+    assert torch.equal(fit(video, 90), video[..., 35:125])
+    stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(32).expand(1, 3, 64, 64)
+    inner = fit(stripes, 16)[..., 1:-1].float()
+    assert (inner - 127.5).abs().max() < 2
+    assert fit(video[..., :8, :8], 32).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("kept", [None, "frames first", "channels first"])
+@pytest.mark.parametrize("layout", ["pixels", "planes", "a part"])
+def test_normalise(layout: str, kept: str | None) -> None:
+    video = {
+        "pixels": film(4, 10, 12),
+        "planes": film(4, 10, 12).contiguous(),
+        "a part": film(4, 14, 20)[..., 2:12, 3:15],
+    }[layout]
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    expected = ((video.permute(0, 2, 3, 1) / 255 - mean) / std).permute(3, 0, 1, 2)
+    out = {
+        None: None,
+        "frames first": torch.empty(4, 10, 12, 3).permute(3, 0, 1, 2),
+        "channels first": torch.empty(3, 4, 10, 12),
+    }[kept]
+    found = normalise(video, out)
+    assert out is None or found is out
+    assert found.shape == (3, 4, 10, 12)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(normalise(video.float()), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("crop", ["centre", "ac"])
+def test_a_clip_for_v_jepa(crop) -> None:
+    data = SyntheticConfig(episodes=1, length=20, image_size=48).build()
+    clip = ClipWindow(num_frames=16, every=8).read(data, np.array([0, 3, 15, 0]))
+    found = vjepa_clip(clip, crop)
+    assert found.shape == (3, 16, 256, 256)
+    assert found.dtype == torch.float32
+    frames = data.pixels(0, "front", np.arange(3, 19))
+    cut = shortest_edge_crop(frames) if crop == "centre" else ac_crop(frames)
+    red = (cut[5, 0] / 255 - 0.485) / 0.229
+    torch.testing.assert_close(found[0, 5], red, rtol=0, atol=2e-6)

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,6 +124,59 @@ def test_uneven_clocks_give_the_nearest_frame_and_holes_are_errors() -> None:
 def test_a_pair_needs_a_gap() -> None:
     with pytest.raises(ConfigError, match="max_gap is 0"):
         PairWindow(max_gap=0).plan(DATA, seed=0, epoch=0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "starts"),
+    [
+        ([40], [(0, 0), (0, 8), (0, 16), (0, 24)]),  # 24 + 16 = 40
+        ([39], [(0, 0), (0, 8), (0, 16)]),
+        ([16, 15, 0, 24], [(0, 0), (3, 0), (3, 8)]),
+    ],
+)
+def test_half_of_a_clip_is_the_next_ones(lengths: list[int], starts: list[tuple[int, int]]) -> None:
+    data = Synthetic(SyntheticConfig(episodes=len(lengths), length=40))
+    data.lengths = lengths
+    window = ClipWindow(num_frames=16, every=8)
+    plan = window.plan(data, seed=0, epoch=0)
+    assert sorted(map(tuple, plan[:, :2].tolist())) == starts
+    assert set(plan[:, 2]) == {15}
+    again = window.plan(data, seed=0, epoch=0)
+    assert np.array_equal(plan, again)
+    other = window.plan(data, seed=0, epoch=1)
+    assert not np.array_equal(plan, other)
+    assert sorted(map(tuple, other[:, :2].tolist())) == starts
+
+
+def test_clips_at_every_nth_frame_are_shuffled() -> None:
+    data = SyntheticConfig(episodes=20, length=40).build()
+    plan = ClipWindow(num_frames=16, every=8).plan(data, seed=0, epoch=0)
+    assert len(plan) == 80
+    assert not (np.diff(plan[:, 0]) >= 0).all()
+    seconds = ClipWindow(num_frames=4, stride=1, step_seconds=0.2, every=4)
+    assert len(seconds.plan(data, 0, 0)) == 20 * 9  # at 10 Hz 34 starts fit
+
+
+def test_every_and_per_episode_exclude_each_other() -> None:
+    for window in (ClipWindow(every=8, per_episode=2), ClipWindow(every=-1)):
+        with pytest.raises(ConfigError, match="set one of them"):
+            window.plan(DATA, 0, 0)
+    with pytest.raises(DataError, match=r"shortest window \(32 steps\).* has 20 frames"):
+        ClipWindow(num_frames=32, every=8).plan(DATA, 0, 0)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("step_seconds", [0.0, 0.1])
+def test_empty_episodes_give_no_samples(window: Window, step_seconds: float) -> None:
+    data = Synthetic(SyntheticConfig(episodes=4, length=20))
+    data.lengths = [0, 20, 0, 20]
+    window = replace(window, step_seconds=step_seconds)
+    plan = window.plan(data, 0, 0)
+    assert set(plan[:, 0]) == {1, 3}
+    assert all(window.read(data, row)["video"].shape[1] == 1 for row in plan)
+    data.lengths = [0, 0, 0, 0]
+    with pytest.raises(DataError, match="longest of 4 has 0 frames"):
+        window.plan(data, 0, 0)
 
 
 def test_stack_adds_an_axis() -> None:

@@ -88,7 +88,7 @@ def test_what_is_written_is_read(finished: Path) -> None:
     order = sorted(LENGTHS)  # gaps close
     assert data.lengths == [LENGTHS[index] for index in order]
     assert data.tasks == ["task 2", "task 0", "task 3"]
-    assert data.success == [False, None, True]
+    assert [data.about(i).get("success") for i in range(3)] == [False, None, True]
     assert (data.fps, data.cameras) == (10.0, ("corner2", "top"))
     assert (data.state_names, data.action_names) == (("x", "y", "gripper"), ("x", "y"))
     assert data.world_to_camera["top"].tolist() == np.eye(3).tolist()
@@ -247,7 +247,7 @@ def test_a_damaged_staging_is_not_published(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_args: object) -> None:
+    def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer, "encode", full)

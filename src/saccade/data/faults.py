@@ -18,7 +18,8 @@ class Skipped:
     """
 
     def __init__(self, on_error: OnError = "raise", most: float = 0.01) -> None:
-        self.on_error, self.most = on_error, most
+        self.on_error: OnError = on_error
+        self.most = most
         self.found: dict[str, str] = {}
 
     @contextmanager

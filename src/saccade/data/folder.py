@@ -89,12 +89,11 @@ class Folder:
         Raises:
             DataError: there is no such file, or it ends before.
         """
-        if name not in self._maps:
-            self._maps[name] = self._map(self.path(name), name)
-            while len(self._maps) > OPEN_FILES:
-                self._maps.popitem(last=False)  # closed when the last view of it is gone
-        self._maps.move_to_end(name)
-        mapped = self._maps[name]
+        # Threads may come here at once: each step is one that the interpreter does not interrupt.
+        mapped = self._maps.pop(name, None) or self._map(self.path(name), name)
+        self._maps[name] = mapped
+        while len(self._maps) > OPEN_FILES:
+            self._maps.popitem(last=False)  # closed when the last view of it is gone
         if not 0 <= start <= start + length <= len(mapped):
             raise DataError(
                 f"{self.label(name)} ends at {len(mapped)} bytes, needed are {start} to "

@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from saccade.config import Config
+from saccade.data.bridge import BridgeConfig
+from saccade.data.bridge_numpy import BridgeNumpyConfig
+from saccade.data.bridge_raw import BridgeRawConfig
+from saccade.data.droid import DroidConfig
+from saccade.data.droid_raw import DroidRawConfig
+from saccade.data.egodex import EgoDexConfig
 from saccade.data.episodes import Episodes
 from saccade.data.folder import Folder, open_folder
 from saccade.data.lerobot import LeRobotConfig
+from saccade.data.libero import LiberoConfig
+from saccade.data.rlds import RldsConfig
+from saccade.data.video_folder import VideoFolderConfig
 from saccade.errors import ConfigError, DataError
 
 
@@ -27,7 +36,18 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[type[Any], ...] = (LeRobotConfig,)
+FORMATS: tuple[type[Any], ...] = (  # the first that recognises a folder reads it
+    LeRobotConfig,
+    DroidConfig,
+    BridgeConfig,
+    RldsConfig,
+    DroidRawConfig,
+    BridgeRawConfig,
+    BridgeNumpyConfig,
+    EgoDexConfig,
+    LiberoConfig,
+    VideoFolderConfig,
+)
 
 
 def open_episodes(root: str | Path, format: str | None = None, **options: Any) -> Episodes:

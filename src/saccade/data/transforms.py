@@ -1,22 +1,162 @@
-"""Augmentation of samples: one draw per sample, shared by all its frames and cameras.
+"""Transforms of video: what models were trained to see, and what training varies.
 
-Cropping the two frames of a pair apart from each other would turn their difference into crop
-jitter, which a motion channel then learns. A flip mirrors the labels too, so that a displacement
-still points where the picture says.
+**Preparation** (``shortest_edge_crop``, ``ac_crop``, ``normalise``) is the same for every frame.
+Shrinking with antialiasing averages all the pixels that a new one covers; without, it reads the
+nearest four, and fine texture becomes noise that moves. Each function says which of the two its
+model was trained with. Frames are fastest in memory as ``[t, h, w, 3]``.
+
+**Augmentation** is one draw per sample, shared by all its frames and cameras. Cropping the two
+frames of a pair apart from each other would turn their difference into crop jitter, which a
+motion channel then learns. A flip mirrors the labels too, so that a displacement still points
+where the picture says.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from saccade.data.episodes import Episodes, state_groups
 from saccade.errors import ConfigError
 from saccade.types import Clip
 
 GREY = (0.2126, 0.7152, 0.0722)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for RGB in 0 to 1
+ASPECTS = (0.75, 1.35)  # width / height that V-JEPA 2-AC's crop leaves alone
+
+
+def shortest_edge_crop(
+    video: UInt8[Tensor, "t 3 h w"], edge: int = 292, crop: int = 256
+) -> UInt8[Tensor, "t 3 {crop} {crop}"]:
+    """Resize so that the shorter edge has ``edge`` pixels, then cut out the central square.
+
+    Bilinear, **antialiased**, in 8-bit integers: at most one grey level off Pillow's. The longer
+    edge is rounded down and the crop's corner to the nearest even, as in torchvision and as in
+    V-JEPA 2's evaluation and processor (https://github.com/facebookresearch/vjepa2): 292 and 256.
+
+    Raises:
+        ConfigError: the crop is larger than the edge.
+    """
+    if crop > edge:
+        raise ConfigError(f"cannot crop {crop} pixels out of a shortest edge of {edge}; lower it")
+    height, width = video.shape[2:]
+    short = min(height, width)
+    size = (edge * height // short, edge * width // short)
+    video = video.contiguous(memory_format=torch.channels_last)  # has the faster kernel
+    if size != (height, width):
+        video = F.interpolate(video, size, mode="bilinear", antialias=True)
+    top, left = (round((side - crop) / 2) for side in size)
+    return video[..., top : top + crop, left : left + crop]
+
+
+def fit(video: UInt8[Tensor, "t 3 h w"], size: int) -> UInt8[Tensor, "t 3 {size} {size}"]:
+    """Cut out the central square and resize it, antialiased."""
+    height, width = video.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = video[..., top : top + side, left : left + side]
+    if side == size:
+        return square
+    square = square.contiguous(memory_format=torch.channels_last)  # has the faster kernel
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """How a frame becomes a square.
+
+    Args:
+        size: side of the square, in pixels.
+        edge: pixels of the shortest edge before the centre is cropped, 292 for V-JEPA 2 at 256;
+            0 keeps the whole central square and resizes that.
+    """
+
+    size: int
+    edge: int = 0
+
+    def __call__(self, video: UInt8[Tensor, "t 3 h w"]) -> UInt8[Tensor, "t 3 _ _"]:
+        """Return the squares, antialiased."""
+        return (
+            shortest_edge_crop(video, self.edge, self.size) if self.edge else fit(video, self.size)
+        )
+
+    def matrix(self, height: int, width: int) -> Float64[np.ndarray, "3 3"]:
+        """Return what a camera's matrix is multiplied by, for frames of this size."""
+        short = min(height, width)
+        scale = (self.edge or self.size) / short
+        sides = [self.edge * side // short if self.edge else self.size for side in (width, height)]
+        left, top = (round((side - self.size) / 2) for side in sides)
+        before = [0, 0] if self.edge else [(width - short) // 2, (height - short) // 2]
+        scales = [sides[0] / width, sides[1] / height] if self.edge else [scale, scale]
+        moved = [  # the centre of the first pixel is at 0, of its corner at -0.5
+            factor * (0.5 - start) - 0.5 - corner
+            for factor, start, corner in zip(scales, before, (left, top), strict=True)
+        ]
+        return np.array([[scales[0], 0, moved[0]], [0, scales[1], moved[1]], [0, 0, 1.0]])
+
+
+def ac_crop(
+    video: UInt8[Tensor, "t 3 h w"], size: int = 256
+) -> Float32[Tensor, "t 3 {size} {size}"]:
+    """Crop as V-JEPA 2-AC was trained, in grey levels 0 to 255 that are not rounded.
+
+    Its random crop never finds room for the area it asks for and falls back: of a frame wider
+    than 1.35 times its height (or narrower than 0.75 times) the central part of that aspect is
+    kept, else the whole frame. That is squashed to a square, bilinear, **not antialiased**
+    (https://github.com/facebookresearch/vjepa2, ``app/vjepa_droid/transforms.py``).
+    """
+    height, width = video.shape[2:]
+    low, high = ASPECTS
+    if width / height > high:
+        kept = (height, round(height * high))
+    elif width / height < low:
+        kept = (round(width / low), width)
+    else:
+        kept = (height, width)
+    top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
+    part = video[..., top : top + kept[0], left : left + kept[1]].float()
+    return F.interpolate(part, (size, size), mode="bilinear", align_corners=False)
+
+
+def normalise(
+    video: UInt8[Tensor, "t 3 h w"] | Float32[Tensor, "t 3 h w"],
+    out: Float32[Tensor, "3 t h w"] | None = None,
+) -> Float32[Tensor, "3 t h w"]:
+    """Subtract ImageNet's mean and divide by its deviation, with the channels first.
+
+    ``out`` is written to and returned: a kept buffer is several times as fast as a new one. The
+    memory of a new one is ``[t, h, w, 3]``.
+    """
+    frames, height, width = len(video), *video.shape[2:]
+    if out is None:
+        out = torch.empty(frames, height, width, 3).permute(3, 0, 1, 2)
+    source, target = video.permute(0, 2, 3, 1), out.permute(1, 2, 3, 0)
+    std, mean = torch.tensor(STD), torch.tensor(MEAN)
+    scale, shift = 1 / (255 * std), -mean / std
+    if source.stride()[2:] == target.stride()[2:] == (3, 1):  # whole rows: long vectors
+        source, target = source.flatten(2), target.flatten(2)
+        scale, shift = scale.repeat(width), shift.repeat(width)
+    target.copy_(source).mul_(scale).add_(shift)
+    return out
+
+
+def vjepa_clip(
+    clip: Clip,
+    crop: Literal["centre", "ac"] = "centre",
+    view: int = 0,
+    out: Float32[Tensor, "3 t 256 256"] | None = None,
+) -> Float32[Tensor, "3 t 256 256"]:
+    """Return what V-JEPA 2 takes, of one camera of a sample: float32 [3, 16, 256, 256].
+
+    ``centre`` resizes the shortest edge to 292 and crops 256; ``ac`` is the action-conditioned
+    model's crop. Draw samples with ``ClipWindow(num_frames=16, every=8)``.
+    """
+    video = clip["video"][:, view]
+    return normalise(shortest_edge_crop(video) if crop == "centre" else ac_crop(video), out)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,11 +93,7 @@ class Window(ABC):
         counts = np.full_like(lengths, self.per_episode) if self.per_episode else lengths
         counts = np.where(room[:, 0] > 0, counts, 0)
         if not counts.sum():
-            needed = int(self.frame_steps(int(gaps[0])).max(initial=0)) + 1
-            raise DataError(
-                f"no episode is as long as the shortest window ({needed} steps); the longest of "
-                f"{len(lengths)} has {lengths.max(initial=0)} frames: lower the gap or the clip"
-            )
+            raise self._too_long(episodes)
         episode = rng.permutation(np.repeat(np.arange(len(lengths)), counts))
         choice = rng.choice(len(gaps), size=len(episode), p=law)
         choice = np.where(room[episode, choice] > 0, choice, 0)
@@ -126,6 +122,14 @@ class Window(ABC):
             episode=torch.tensor(episode),
             key=torch.tensor(key),
             text=episodes.tasks[episode],
+        )
+
+    def _too_long(self, episodes: Episodes) -> DataError:
+        needed = int(self.frame_steps(int(self.gaps()[0][0])).max(initial=0)) + 1
+        return DataError(
+            f"no episode is as long as the shortest window ({needed} steps); the longest of "
+            f"{len(episodes.lengths)} has {max(episodes.lengths, default=0)} frames: "
+            "lower the gap or the clip"
         )
 
     def resolve(
@@ -191,10 +195,38 @@ class ClipWindow(Window):
     Args:
         num_frames: length of the clip.
         stride: steps between frames.
+        every: frames from one clip's start to the next one's, 8 for 16 frames that overlap by
+            half; each clip comes once per epoch. 0 draws starts at random instead.
     """
 
     num_frames: int = 16
     stride: int = 1
+    every: int = 0
+
+    def plan(self, episodes: Episodes, seed: int, epoch: int) -> Plan:
+        """Shuffle the clips that start at every n-th frame, or draw starts where ``every`` is 0.
+
+        Raises:
+            ConfigError: both ``every`` and ``per_episode`` say how many clips there are.
+            DataError: no episode is long enough.
+        """
+        if not self.every:
+            return super().plan(episodes, seed, epoch)
+        if self.every < 0 or self.per_episode:
+            raise ConfigError(
+                f"every is {self.every} and per_episode {self.per_episode}; "
+                "set one of them, above 0"
+            )
+        rng = np.random.default_rng((seed, epoch))
+        gap = int(self.gaps()[0][0])
+        counts = -(-self.starts(episodes, gap) // self.every)  # rounded up: one starts at 0
+        if not counts.sum():
+            raise self._too_long(episodes)
+        episode = np.repeat(np.arange(len(counts)), counts)
+        number = np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts)
+        key = rng.integers(2**63 - 1, size=len(episode))
+        rows = np.stack([episode, number * self.every, np.full_like(episode, gap), key], axis=1)
+        return rows[rng.permutation(len(rows))]
 
     def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
         """Return the one span that the clip has."""
