@@ -53,7 +53,9 @@ def test_every_verb_teaches_with_an_example(saccade: Saccade, verb: str) -> None
     assert f"Example: saccade {verb}" in done.out
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize(
+    "verb", [verb for verb in cli.VERBS if verb != "data"]
+)  # has verbs of its own
 def test_every_example_can_be_typed(saccade: Saccade, verb: str) -> None:
     command = importlib.import_module(f"saccade.commands.{verb}").Command
     found = re.search(r"Example: saccade (.*?)\n\n", f"{command.__doc__}\n\n", re.DOTALL)

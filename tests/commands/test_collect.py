@@ -26,7 +26,7 @@ def test_a_collection_is_made_once(saccade: Saccade, tmp_path: Path) -> None:
     other = saccade(*SMALL, "--out", out, "--seed", 1)
     assert other.code == 2
     assert "'seed': 0" in other.err
-    assert saccade("data", out).code == 0
+    assert saccade("data", "inspect", out).code == 0
 
 
 def test_a_dry_run_writes_nothing(saccade: Saccade, tmp_path: Path) -> None:

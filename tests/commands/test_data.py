@@ -1,6 +1,9 @@
 """Every verb of ``saccade data`` on small data sets, sound and broken."""
 
+import importlib
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,9 @@ import av
 import numpy as np
 import pytest
 import torch
+import tyro
 
+from saccade.commands.data import VERBS
 from saccade.commands.data.split import parsed
 from saccade.data.lerobot import LeRobotConfig
 from saccade.data.splits import load_split
@@ -37,18 +42,7 @@ def cut(lerobot: Path, tmp_path: Path) -> Path:
 def test_help_teaches_every_verb(saccade: Saccade) -> None:
     done = saccade("data", "--help")
     assert done.code == 0
-    verbs = [
-        "formats",
-        "inspect",
-        "verify",
-        "stats",
-        "convert",
-        "split",
-        "cache",
-        "extract",
-        "droid-csv",
-    ]
-    for verb in verbs:
+    for verb in VERBS:
         assert f"\n  {verb} " in done.out
     assert saccade("data").code == 2
     wrong = saccade("data", "data/metaworld")
@@ -69,6 +63,16 @@ def test_each_verb_teaches_and_names_what_is_missing(
         assert done.code == 3
         assert done.err.startswith(f"error[3]: {root}")
         assert told in done.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_example_can_be_typed(verb: str) -> None:
+    command = importlib.import_module(f"saccade.commands.data.{verb.replace('-', '_')}").Command
+    found = re.search(r"Example: saccade (.*?)\n\n", command.__doc__, re.DOTALL)
+    assert found is not None
+    words = shlex.split(found[1])
+    assert words[:2] == ["data", verb]
+    tyro.cli(command, args=words[2:])
 
 
 def test_formats_lists_readers_and_options(saccade: Saccade) -> None:
@@ -231,7 +235,9 @@ def test_cache_is_what_training_looks_for(saccade: Saccade, lerobot: Path, tmp_p
     (store,) = tmp_path.glob("*/frames.u8")
     assert store.stat().st_size == 192 * 3 * 16 * 16
     assert saccade("data", "cache", lerobot, "--camera", "back").code == 3
-    clips = saccade("data", "cache", lerobot, "--size", 16, "--clips", tmp_path / "clips", "--jobs", 1)
+    clips = saccade(
+        "data", "cache", lerobot, "--size", 16, "--clips", tmp_path / "clips", "--jobs", 1
+    )
     assert clips.code == 0, clips.err
     read = LeRobotConfig(root=tmp_path / "clips").build().read(0, np.arange(2))
     assert read["video"].shape == (2, 1, 3, 16, 16)

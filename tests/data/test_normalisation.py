@@ -46,7 +46,7 @@ def test_batches_processes_and_shards_do_not_matter(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(normalisation, "BATCH", 10)
     assert describe_all(count_numbers(episodes, jobs=2)) == whole
     with pytest.raises(DataError, match="different data sets"):
-        loaded[0] + count_numbers(replace(TOY, seed=1).build())
+        _ = loaded[0] + count_numbers(replace(TOY, seed=1).build())
 
 
 def test_broken_episodes_end_it_or_are_listed() -> None:

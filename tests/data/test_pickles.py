@@ -56,7 +56,7 @@ PYTHON_2 = {
 def assert_equal(found: Any, expected: Any) -> None:
     assert type(found) is type(expected)
     if isinstance(expected, np.ndarray):
-        assert found.dtype == expected.dtype
+        assert repr(found.dtype) == repr(expected.dtype)
         assert found.shape == expected.shape
         pairs = zip(found.ravel().tolist(), expected.ravel().tolist(), strict=True)
         [assert_equal(*pair) for pair in pairs]

@@ -1,7 +1,9 @@
 """Data in a bucket read like data on disk, and no broken transfer is ever taken for data."""
 
+import errno
 import functools
 import hashlib
+import importlib.util
 import json
 import logging
 import multiprocessing
@@ -9,19 +11,22 @@ import os
 import pickle
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 from typing import Any
 
 import boto3
+import fsspec
 import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from saccade.data import remote_transfer
+from saccade.data import remote, remote_cache, remote_stores, remote_transfer
 from saccade.data.folder import open_folder
 from saccade.data.formats import open_episodes
 from saccade.data.remote import RemoteFolder
@@ -29,6 +34,7 @@ from saccade.data.remote_cache import twins
 from saccade.data.remote_twin import BLOCK, ENTRY, HEAD, blocks_of
 from saccade.errors import ConfigError, DataError, SpaceError
 from tests.contracts import check_reader, digest
+from tests.fixtures.clouds import clouds
 from tests.fixtures.fault_proxy import Fault, FaultProxy, fault_proxy
 
 SIZE = 5 * BLOCK + 12345
@@ -43,7 +49,7 @@ def moto() -> Iterator[Any]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    client = boto3.client(
+    client: Any = boto3.client(
         "s3",
         endpoint_url=f"http://{host}:{port}",
         aws_access_key_id="key",
@@ -416,6 +422,50 @@ def test_a_cache_that_cannot_be_written_says_which_setting(
         monkeypatch.delenv(name)
 
 
+def test_a_full_disk_is_said_and_what_arrived_is_kept(
+    folder: RemoteFolder, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(remote_cache, "KEPT_FREE", 2**62)
+        with pytest.raises(SpaceError, match=r"no room for 0.01 GB of .*big.bin.* GB are free"):
+            folder.path("big.bin")
+    real, written = os.pwrite, 0
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        nonlocal written
+        written += len(data)
+        if written > 4.5 * BLOCK:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(SpaceError, match="no room for"):
+            folder.path("big.bin")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing)
+        with pytest.raises(DataError, match=r"big.bin cannot be kept in .*set SACCADE_CACHE"):
+            folder.path("big.bin")
+    with proxy.lock:
+        proxy.log.clear()
+    assert folder.path("big.bin").read_bytes() == BIG
+    assert proxy.sent("big.bin") <= SIZE - 4 * BLOCK
+
+
+def failing(file: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_connection_that_drips_is_broken_off(
+    folder: RemoteFolder, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SACCADE_REMOTE_TIMEOUT", "0.2")
+    monkeypatch.setattr(remote_transfer, "SLOWEST", 10**12)
+    proxy.pause = 0.02
+    assert bytes(folder.view("big.bin", 0, BLOCK)) == BIG[:BLOCK]
+    assert len(proxy.asked("big.bin")) > 1
+
+
 @pytest.fixture
 def lerobot_uri(proxy: FaultProxy, moto: Any, lerobot: Path) -> str:
     for path in lerobot.rglob("*"):
@@ -484,7 +534,7 @@ def test_reads_ranges_from_a_web_server_without_listings(proxy: FaultProxy, moto
     proxy.always = Fault(status=200, body=b"<html>", headers={"Content-Type": "text/html"})
     with pytest.raises(DataError, match="sent a web page instead"):
         folder.size("im_2.txt")
-    gone = {"Content-Length": None, "Content-Range": None}
+    gone: dict[str, str | None] = {"Content-Length": None, "Content-Range": None}
     proxy.always = Fault(status=200, headers=gone)
     with pytest.raises(DataError, match="does not say how long it is"):
         folder.size("im_10.txt")
@@ -499,3 +549,64 @@ def test_an_unknown_host_is_said_at_once(
         with pytest.raises(DataError, match="its host is unknown; check spelling and network"):
             open_folder(root).names()
         assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("root", ["gs://robots/set", "hf://datasets/lab/robots/set"])
+def test_reads_from_other_clouds(
+    proxy: FaultProxy, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"set/big.bin": BIG, "set/sub/a b.txt": b"small", "set/sub/.x": b"", "other/x": b"y"}
+    with clouds(files) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        folder = open_folder(root)
+        assert folder.children() == ["big.bin", "sub/"]
+        assert folder.names() == ["big.bin", "sub/a b.txt"]
+        assert bytes(folder.view("big.bin", BLOCK + 3, 9)) == BIG[BLOCK + 3 :][:9]
+        assert folder.path("big.bin").read_bytes() == BIG
+        again = pickle.loads(pickle.dumps(folder))
+        assert again.read("sub/a b.txt") == b"small"
+        assert ("sub/a b.txt" in again, "sub/b" in again) == (True, False)
+        with pytest.raises(DataError, match=r"nothing (is no folder|cannot be fetched)"):
+            open_folder(root.replace("set", "nothing"))
+        assert isinstance(folder, RemoteFolder)
+        item = folder._item("big.bin")
+        assert item.checksum == remote.digest({"gs": "crc32c", "hf": "sha256"}[root[:2]], BIG)
+        files["set/sub/a b.txt"] = b"other"
+        if root.startswith("gs"):
+            twins.cache_clear()
+            shutil.rmtree(os.environ["SACCADE_CACHE"])
+            assert folder.read("sub/a b.txt") == b"other"
+
+
+def test_many_files_of_a_folder_are_listed_and_not_asked_for(
+    folder: RemoteFolder, proxy: FaultProxy
+) -> None:
+    again = pickle.loads(pickle.dumps(folder))
+    for name in ["big.bin", "empty", "im_2.txt", "im_10.txt", *map(str, range(40))]:
+        assert (name in again) == (not name.isdigit())
+    assert len([path for path, _, _ in proxy.log if path == "/robots"]) == 2, "listings"
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("fsspec", remote_stores), ("requests", remote_transfer)]
+)
+def test_missing_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, module: ModuleType
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    spec = importlib.util.spec_from_file_location("copy", str(module.__file__))
+    assert spec is not None
+    assert spec.loader is not None
+    copy = importlib.util.module_from_spec(spec)
+    with pytest.raises(ConfigError, match=rf"{name}.*pip install 'saccade\[remote\]'"):
+        spec.loader.exec_module(copy)
+
+
+def test_a_missing_package_of_one_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(protocol: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lacking)
+    with pytest.raises(ConfigError, match=r"s3:// needs .*s3fs.*pip install 'saccade\[remote\]'"):
+        open_folder("s3://robots/set")

@@ -19,7 +19,7 @@ NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 OPEN, CLOSED = 0.95, 0.05  # beyond which a command of the gripper counts as one of these
 
 
-def measured_motion(state: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t-1 6"]:
+def measured_motion(state: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "n 6"]:
     """Return the change of position and Euler angles from each frame to the next.
 
     Angles are subtracted as they are, as OpenVLA and Octo do: a step across 180 degrees shows as

@@ -177,7 +177,7 @@ class BridgeRaw(Episodes):
                 text = f"{folder.label(place)} has no {', '.join(sorted(lacking))}; unpack it again"
                 skipped.add(place, DataError(text))
         whole = [place for place in present if place not in skipped.found]
-        limits = config.on_error, config.most_skipped
+        limits = config.on_error, 1.0  # the share of all together counts, below
         names = [place + files.OBSERVED for place in whole]
         found, faults = index(folder, names, files.scan, VERSION, *limits)
         names = [p + files.LANGUAGE for p in whole if files.LANGUAGE in present[p]]

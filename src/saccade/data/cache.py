@@ -229,7 +229,8 @@ class CachedEpisodes(Episodes):
                         told(done)
                 skipped.settle(len(self.lengths), "episodes")
                 self.skipped |= skipped.found
-            told(total)
+            if done < total:  # the rest was done by another process
+                told(total)
 
     def _build(self, camera: str, workers: int, skipped: Skipped) -> Iterator[int]:
         """Decode the missing episodes of one camera, yielding each when it is written."""

@@ -6,6 +6,9 @@ units of the stream's time base), and a frame with another time is never taken f
 come upright: the display matrix of the container, by which a phone says how it was held, is
 applied.
 
+What FFmpeg can see of damage is an error. Flipped bits that still make a valid stream it cannot
+see (most in HEVC and VP9, which carry no checksums): only a checksum of the file finds those.
+
 A few files stay open in each process, with their decoders where they stopped, so that the next
 request need not open the file, and one that lies ahead in the same group need not start again.
 """

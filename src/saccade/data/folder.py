@@ -42,8 +42,11 @@ class Folder:
         place = Path(self.root, under)
         if not place.is_dir():
             return []
-        with os.scandir(place) as entries:
-            names = [entry.name + "/" * entry.is_dir() for entry in entries]
+        try:
+            with os.scandir(place) as entries:
+                names = [entry.name + "/" * entry.is_dir() for entry in entries]
+        except OSError as error:
+            raise self._lost(under, error) from error
         return sorted(filter(visible, names), key=natural)
 
     def names(self, under: str = "", suffix: str = "") -> list[str]:
@@ -105,13 +108,23 @@ class Folder:
         """Return the full name of a file, for messages."""
         return os.path.join(self.root, name)
 
-    def _walk(self, under: str) -> Iterator[str]:
-        for child in self.children(under):
+    def _walk(self, under: str, above: tuple[Any, ...] = ()) -> Iterator[str]:
+        """Yield the files below a folder; a link to a folder above it is not followed."""
+        place = self._identity(under)
+        for child in () if place in above else self.children(under):
             name = str(PurePosixPath(under, child))
             if child.endswith("/"):
-                yield from self._walk(name)
+                yield from self._walk(name, (*above, place))
             else:
                 yield name
+
+    def _identity(self, under: str) -> Any:
+        """Return what two names of one folder share."""
+        try:
+            found = os.stat(os.path.join(self.root, under))
+            return found.st_dev, found.st_ino
+        except OSError:
+            return under
 
     def _stat(self, name: str) -> os.stat_result:
         try:
@@ -146,4 +159,4 @@ def visible(name: str) -> bool:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts numbers in names by their value."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -26,8 +26,8 @@ from jaxtyping import Int, Shaped
 from saccade.data.folder import Folder, natural
 from saccade.errors import DataError
 
-OPEN_FILES = 64  # kept per process, fewer where little may be open: one descriptor each
-OPEN_HANDLES = 8  # of the HDF5 library, kept per process: one more descriptor and its caches each
+OPEN_FILES = 64  # kept per process, fewer where little may be open
+OPEN_HANDLES = 8  # of the HDF5 library with their caches, kept per process
 SPAN = 1 << 16  # bytes: scattered rows within so many are read at once
 MOST_LINKS = 8  # soft links on the way to one data set
 KINDS = "biuf"  # of numbers
@@ -62,16 +62,21 @@ class Column:
             raise DataError(f"{label} holds {data.dtype}, expected numbers; read another key")
         if data.is_virtual or data.id.get_create_plist().get_external_count():
             raise DataError(f"{label} lies in another file; rewrite it with h5repack")
-        self._row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=object))
         _check_written(data, label)
-        self._offset = _offset(data)
-        if self._offset is None:
-            self._data: h5py.Dataset | None = data
-            return
-        self._data, self._bytes = None, source
-        end, size = self._offset + data.nbytes, source.size
-        if end > size:
-            raise DataError(f"{label} ends at byte {end}, its file at {size}; download it again")
+        self._row = self.dtype.itemsize * math.prod(self.shape[1:])
+        self._source, self._offset = source, _offset(data)
+        self._data = None if self.plain else data  # which would keep HDF5's handle
+        if self._offset is not None:
+            end = self._offset + data.nbytes
+            if end > source.size:
+                raise DataError(
+                    f"{label} ends at byte {end}, its file at {source.size}; download it again"
+                )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the numbers lie in one piece and as they are, so that they are read fastest."""
+        return self._offset is not None
 
     def rows(self, frames: Int[np.ndarray, " t"]) -> Shaped[np.ndarray, "t ..."]:
         """Read rows in the order given; they may repeat.
@@ -81,7 +86,7 @@ class Column:
         """
         if not len(frames):
             return np.empty((0, *self.shape[1:]), self.dtype)
-        first, last = (int(frames[0]),) * 2 if len(frames) == 1 else _ends(frames)
+        first, last = int(frames.min()), int(frames.max())
         count = self.shape[0] if self.shape else 0
         if not 0 <= first <= last < count:
             raise DataError(
@@ -89,38 +94,27 @@ class Column:
                 "download it again"
             )
         with reading(self.label):
-            return self._rows(frames, first, last)
+            if (last + 1 - first) * self._row <= SPAN:
+                return self._run(first, last + 1)[frames - first]
+            wanted, places = np.unique(frames, return_inverse=True)
+            runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+            rows = [self._run(int(run[0]), int(run[-1]) + 1) for run in runs]
+            return np.concatenate(rows)[places]
 
-    def is_plain(self) -> bool:
-        """Whether the data are read without HDF5."""
-        return self._data is None
-
-    def _rows(
-        self, frames: Int[np.ndarray, " t"], first: int, last: int
-    ) -> Shaped[np.ndarray, "t ..."]:
-        """Read rows between ``first`` and ``last``: in one go, or in runs of neighbours."""
-        if len(frames) == 1:
-            return self.run(first, last + 1)
-        if (last + 1 - first) * self._row <= SPAN:
-            return self.run(first, last + 1)[frames - first]
-        wanted, places = np.unique(frames, return_inverse=True)
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-        rows = [self.run(int(run[0]), int(run[-1]) + 1) for run in runs]
-        if len(runs) == 1 and np.array_equal(wanted, frames):
-            return rows[0]
-        return np.concatenate(rows)[places]
-
-    def run(self, start: int, stop: int) -> Shaped[np.ndarray, "t ..."]:
-        """Read neighbouring rows, which must be there, inside ``reading``."""
+    def _run(self, start: int, stop: int) -> Shaped[np.ndarray, "t ..."]:
         if self._data is not None:
             with LOCK:
                 return self._data[start:stop]
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        assert self._offset is not None
-        got = self._bytes.read_at(self._offset + start * self._row, out.reshape(-1).view(np.uint8))
-        if got < out.nbytes:
-            raise OSError(f"the file was cut off while it was read, {out.nbytes - got} bytes lack")
+        self.fill(out, start)
         return out
+
+    def fill(self, out: Shaped[np.ndarray, "..."], start: int) -> None:
+        """Fill an array with rows of a plain column from ``start`` on, inside ``reading``."""
+        assert self._offset is not None
+        lack = out.nbytes - self._source.read_at(self._offset + start * self._row, out)
+        if lack:
+            raise OSError(f"the file was cut off while it was read, {lack} bytes lack")
 
 
 class Hdf5Files:
@@ -194,12 +188,15 @@ class _Bytes(io.RawIOBase):
     """A file on disk, for us and for HDF5, to which it is no path.
 
     So HDF5 takes no lock, which fails on some network disks, and nobody else in this process
-    who opens the same file, or writes another in its place, gets into our way.
+    who opens the same file, or writes another in its place, gets into our way. It is read and
+    not mapped: pages of a map count as memory of the process, and a file that is cut off
+    meanwhile would end it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, label: str) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size, self._position = os.fstat(self.number).st_size, 0
+        _check_unlocked(self.number, label)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -221,14 +218,13 @@ class _Bytes(io.RawIOBase):
         return got
 
     def read_at(self, position: int, buffer: Any) -> int:
-        """Fill a buffer; return how much of it the file has."""
-        left = memoryview(buffer).cast("B")
-        while left:  # the kernel may return less than a large request
-            got = os.preadv(self.number, [left], position)
-            if not got:
-                break
-            left, position = left[got:], position + got
-        return memoryview(buffer).nbytes - len(left)
+        """Fill a buffer; return how many bytes of it the file has."""
+        got = total = os.preadv(self.number, [buffer], position)
+        while got and total < memoryview(buffer).nbytes:  # the kernel may return less than asked
+            left = memoryview(buffer).cast("B")[total:]
+            got = os.preadv(self.number, [left], position + total)
+            total += got
+        return total
 
 
 class _File:
@@ -240,8 +236,7 @@ class _File:
         self._handle: h5py.File | None = None
         path = folder.path(name)
         with reading(self.label):
-            self.bytes = _Bytes(path)
-            self._check_unlocked()
+            self.bytes = _Bytes(path, self.label)
 
     def handle(self) -> h5py.File:
         """Open the file with HDF5, if it is not."""
@@ -257,19 +252,8 @@ class _File:
     def close_handle(self) -> None:
         """Let HDF5 go; columns that it reads are looked up again."""
         self._handle = None
-        stay = {key: each for key, each in self.columns.items() if each.is_plain()}
+        stay = {key: each for key, each in self.columns.items() if each.plain}
         self.columns = stay
-
-    def _check_unlocked(self) -> None:
-        """Refuse a file that HDF5 has open for writing."""
-        with suppress(OSError):  # a disk without locks
-            try:
-                fcntl.flock(self.bytes.number, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                fcntl.flock(self.bytes.number, fcntl.LOCK_UN)
-            except BlockingIOError as error:
-                raise DataError(
-                    f"{self.label} is open for writing; wait until its writer is done"
-                ) from error
 
 
 def find(file: h5py.File, key: str, label: str) -> h5py.Group | h5py.Dataset:
@@ -316,6 +300,18 @@ def reading(label: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         mend = next((mend for sign, mend in MENDS.items() if sign in reason), "download it again")
         raise DataError(f"{label} cannot be read ({reason:.160}); {mend}") from error
+
+
+def _check_unlocked(descriptor: int, label: str) -> None:
+    """Refuse a file that HDF5 has open for writing."""
+    with suppress(OSError):  # a disk without locks
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{label} is open for writing; wait until its writer is done"
+            ) from error
 
 
 def _check_written(data: h5py.Dataset, label: str) -> None:

@@ -100,8 +100,10 @@ class LeRobot(Episodes):
             name, start = self._layout.video(key, episode)
             return decode(self._folder.path(name), frames, self.fps, start)
         label = self._folder.label(self._layout.data(episode))
-        source = lambda i: f"{label}, episode {episode}, frame {frames[i]}, {key}"  # noqa: E731
-        return decode_images(self._pictures(episode, key, frames), source)
+        return decode_images(
+            self._pictures(episode, key, frames),
+            lambda i: f"{label}, episode {episode}, frame {frames[i]}, {key}",
+        )
 
     def encoded(
         self, episode: int, camera: str, frames: Int[np.ndarray, " t"]

@@ -39,7 +39,7 @@ from saccade.config import Config
 from saccade.data.episodes import Episodes
 from saccade.data.faults import OnError, Skipped
 from saccade.data.folder import Folder, open_folder
-from saccade.data.hdf5 import Hdf5Files, reading
+from saccade.data.hdf5 import Column, Hdf5Files, reading
 from saccade.data.index import index
 from saccade.data.libero_files import ALIASES, CAMERAS, VERSION, find_files, scan
 from saccade.errors import ConfigError, DataError
@@ -166,18 +166,26 @@ class Libero(Episodes):
         self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
     ) -> UInt8[Tensor, "t 3 h w"]:
         """Read frames of a camera, and turn them as the config says."""
+        return self.views(episode, (camera,), frames)[:, 0]
+
+    def views(
+        self, episode: int, cameras: Sequence[str], frames: Int64[np.ndarray, " t"]
+    ) -> UInt8[Tensor, "t v 3 h w"]:
+        """Read frames of several cameras straight to where they belong."""
         demo = self._demos[episode]
-        column = self._files.dataset(demo.name, f"{demo.group}/obs/{CAMERAS[camera]}")
-        out = np.empty((len(frames), *column.shape[1:]), np.uint8)
-        upside_down = demo.flipped or self.config.orientation != "upright"
-        turn = TURNS[self.config.orientation if upside_down else "raw"]
-        with reading(column.label):
-            if column.is_plain():  # one at a time: each is turned while the processor has it
-                for i, row in enumerate(frames.tolist()):
-                    out[i] = column.run(row, row + 1)[0][turn]
-            else:
-                out[:] = column.rows(frames)[:, *turn]
-        return torch.from_numpy(out).permute(0, 3, 1, 2)
+        keys = [f"{demo.group}/obs/{CAMERAS[camera]}" for camera in cameras]
+        columns = [self._files.dataset(demo.name, key) for key in keys]
+        sizes = {column.shape[1:] for column in columns} or {(0, 0, 3)}
+        if len(sizes) > 1:
+            raise DataError(f"{demo.about['source']}: cameras differ in size {sorted(sizes)}")
+        out = np.empty((len(frames), len(columns), *sizes.pop()), np.uint8)
+        turn = TURNS["upright" if demo.flipped else "raw"]
+        if self.config.orientation != "upright":
+            turn = TURNS[self.config.orientation]
+        for view, column in enumerate(columns):
+            with reading(column.label):
+                _copy(column, frames, turn, out[:, view])
+        return torch.from_numpy(out).permute(0, 1, 4, 2, 3)
 
     def about(self, episode: int) -> dict[str, Any]:
         """Return file and demonstration, scene, success, and how frames and actions were stored."""
@@ -252,6 +260,22 @@ class Libero(Episodes):
         absent = [key for key in keys if key in demo["absent"]]
         if absent:
             raise DataError(f"{label} has no {absent[0]}; download it again, or do not ask for it")
+
+
+def _copy(
+    column: Column,
+    frames: Int64[np.ndarray, " t"],
+    turn: tuple[slice, slice],
+    out: UInt8[np.ndarray, "t h w 3"],
+) -> None:
+    """Copy frames, each with its rows and columns turned."""
+    if not column.plain:
+        out[:] = column.rows(frames)[:, *turn]
+        return
+    picture = np.empty(column.shape[1:], np.uint8)
+    for i, row in enumerate(frames.tolist()):  # turned while the processor has it at hand
+        column.fill(picture, row)
+        out[i] = picture[turn]
 
 
 def opening(fingers: Float[np.ndarray, "t 2"]) -> Float[np.ndarray, "t 1"]:

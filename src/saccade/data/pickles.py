@@ -102,7 +102,8 @@ def _type(code: Any, align: Any = False, copy: Any = False) -> Unbuilt:
         version, order, *structure = state[:5]
         if version not in (3, 4) or order not in ("<", ">", "|", "=") or structure != [None] * 3:
             raise Refused("numbers of a structured type")
-        return dtype if order == "|" else dtype.newbyteorder(order)
+        ordered = dtype if order == "|" else dtype.newbyteorder(order)
+        return dtype if ordered == dtype else ordered  # the machine's own order is called so
 
     return Unbuilt(build)
 

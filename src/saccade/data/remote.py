@@ -12,6 +12,7 @@ Credentials and endpoints are those of the usual tools, see ``remote_stores``.
 import hashlib
 import mmap
 import os
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,12 +25,16 @@ from crc32c import crc32c
 from saccade.data.folder import Folder, natural, visible
 from saccade.data.index import cache_folder
 from saccade.data.remote_cache import twins
-from saccade.data.remote_stores import STORES, Store
+from saccade.data.remote_stores import STORES, Store, connect
 from saccade.data.remote_transfer import Address, ChangedError, Item, ask
 from saccade.data.remote_twin import Twin
-from saccade.errors import ConfigError, DataError
+from saccade.errors import ConfigError, DataError, SpaceError
 
 T = TypeVar("T")
+
+SINGLE = 3  # files of a folder that are asked for one by one before it is listed
+CONNECTED = 8  # stores per process
+STORES_OPEN: OrderedDict[tuple[int, str], Store] = OrderedDict()
 
 
 class RemoteFolder(Folder):
@@ -53,6 +58,7 @@ class RemoteFolder(Folder):
             )
         self.root = root.rstrip("/")
         self._forget_all()
+        STORES_OPEN.pop((os.getpid(), self.root), None)  # credentials may have changed
         if self._store.recursive and not self.children():
             raise DataError(
                 f"{self.root} is no folder with files that we can see; check the spelling and the "
@@ -107,7 +113,7 @@ class RemoteFolder(Folder):
 
     def read(self, name: str) -> bytes:
         """Return a small file whole."""
-        return self.path(name).read_bytes()
+        return self._fetched(name, None, lambda twin: memoryview(twin.bytes).tobytes())
 
     def path(self, name: str) -> Path:
         """Fetch a file whole, compare it with the store's checksum, and return its local path.
@@ -132,20 +138,24 @@ class RemoteFolder(Folder):
         """Return the full address of a file, for messages."""
         return f"{self.root}/{name}".rstrip("/")
 
+    def _identity(self, under: str) -> str:
+        return under
+
     @property
     def _store(self) -> Store:
         """The connection of this process: those of another are not ours after a fork."""
-        process = os.getpid()
-        if process not in self._stores:
-            scheme, _, rest = self.root.partition("://")
-            self._stores[process] = STORES[scheme](scheme, rest)
-        return self._stores[process]
+        key = os.getpid(), self.root
+        if key not in STORES_OPEN:
+            STORES_OPEN[key] = connect(self.root)
+            while len(STORES_OPEN) > CONNECTED:
+                STORES_OPEN.popitem(last=False)
+        return STORES_OPEN[key]
 
     def _forget_all(self) -> None:
-        self._stores: dict[int, Store] = {}
         self._lists: dict[str, list[str]] = {}
         self._trees: dict[str, list[str]] = {}
         self._items: dict[str, Item | None] = {}
+        self._single: Counter[str] = Counter()  # files that were asked for one by one, by folder
 
     def _note(self, found: dict[str, Item | None] | dict[str, Item]) -> None:
         self._items.update((name, item) for name, item in found.items() if item is not None)
@@ -153,8 +163,13 @@ class RemoteFolder(Folder):
     def _look_up(self, name: str) -> Item | None:
         if name not in self._items:
             parent, _, last = name.rpartition("/")
-            listed = parent in self._lists and last not in self._lists[parent] and visible(last)
-            self._items[name] = None if listed else self._store.item(name)
+            self._single[parent] += 1
+            if self._store.recursive and self._single[parent] > SINGLE:
+                self.children(parent)  # one listing instead of ever more requests
+            listed = parent in self._lists and visible(last)
+            absent = listed and last not in self._lists[parent]
+            if name not in self._items:
+                self._items[name] = None if absent else self._store.item(name)
         return self._items[name]
 
     def _item(self, name: str) -> Item:
@@ -187,6 +202,13 @@ class RemoteFolder(Folder):
                     fault = f"its {item.checksum} is not that of the bytes received"
             except ChangedError as error:
                 fault = str(error)
+            except OSError as error:
+                if isinstance(error, SpaceError):
+                    raise
+                raise DataError(
+                    f"{self.label(name)} cannot be kept in {local.folder} ({error}); set "
+                    "SACCADE_CACHE to a folder on a local disk"
+                ) from error
             del self._items[name]  # ask the store anew
         raise DataError(
             f"{self.label(name)} cannot be fetched: {fault}, in each of 2 attempts from the start; "

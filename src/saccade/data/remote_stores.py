@@ -11,6 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -67,13 +68,17 @@ class Bucket(Store):
 
     def __init__(self, protocol: str, root: str) -> None:
         self.label, self.root = f"{protocol}://{root}", root
-        options = {"use_listings_cache": False, "skip_instance_cache": True, "asynchronous": False}
+        options = {"use_listings_cache": False, "skip_instance_cache": True}
         try:
-            self.fs: Any = fsspec.filesystem(protocol, **options, **self.options())
+            self.fs: Any = self.kind(protocol)(**options, **self.options())
         except ImportError as error:
             raise ConfigError(
                 f"{protocol}:// needs more packages ({error}); pip install 'saccade[remote]'"
             ) from error
+
+    def kind(self, protocol: str) -> Callable[..., Any]:
+        """Return the class of the file system."""
+        return fsspec.get_filesystem_class(protocol)
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
@@ -172,22 +177,30 @@ class S3(Bucket):
     def address(self, name: str, item: Item) -> Address:
         """Sign a request (without credentials: leave it unsigned)."""
         match = {"If-Match": item.tag} if item.tag else {}
-        return Address(self.fs.url(self._full(name)), match, ("ETag", item.tag))
+        url = self._asked(lambda: self.fs.url(self._full(name)), name) or ""
+        return Address(url, match, ("ETag", item.tag))
 
 
 class GoogleStorage(Bucket):
     """``gs://bucket/folder``."""
+
+    def kind(self, protocol: str) -> Callable[..., Any]:
+        """Take what speaks HTTP alone: gcsfs's default asks by gRPC, which survives no fork."""
+        from gcsfs.core import GCSFileSystem  # needs the extra `remote`
+
+        return GCSFileSystem
 
     def options(self) -> dict[str, Any]:
         """Use default credentials where there are some."""
         import google.auth  # needs the extra `remote`
         from google.auth.exceptions import DefaultCredentialsError
 
-        try:
-            google.auth.default()
-        except DefaultCredentialsError:
-            return {"token": "anon", "requests_timeout": timeout()}
-        return {"token": "google_default", "requests_timeout": timeout()}
+        token = "anon"
+        if "STORAGE_EMULATOR_HOST" not in os.environ:
+            with suppress(DefaultCredentialsError):
+                google.auth.default()
+                token = "google_default"
+        return {"token": token, "requests_timeout": timeout()}
 
     def described(self, info: dict[str, Any]) -> Item:
         """Read size, generation and CRC-32C."""
@@ -198,7 +211,7 @@ class GoogleStorage(Bucket):
     def address(self, name: str, item: Item) -> Address:
         """Add a token, if there is one."""
         headers: dict[str, str] = {}
-        self.fs.credentials.apply(headers)
+        self._asked(lambda: self.fs.credentials.apply(headers), name)
         return Address(self.fs.url(self._full(name)), headers, ("x-goog-generation", item.tag))
 
 
@@ -320,3 +333,14 @@ STORES: dict[str, type[S3] | type[GoogleStorage] | type[HuggingFace] | type[WebS
     "http": WebServer,
     "https": WebServer,
 }
+
+
+def connect(root: str) -> Store:
+    """Open the store in which an address lies.
+
+    Raises:
+        ConfigError: a package for it is missing.
+        DataError: it cannot be reached.
+    """
+    scheme, _, rest = root.partition("://")
+    return STORES[scheme](scheme, rest)

@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -121,12 +121,11 @@ class Twin:
                 return
             need = sum(end - start for start, end in pieces)
             room(need)
-            told = lambda done: None  # noqa: E731
-            if need >= LOUD:
-                label = f"downloading {self.label}"
-                told = stack.enter_context(progress(label, need // 10**6, "MB"))
             sinks = [_Sink(self, record, start) for start, _ in pieces]
-            work = partial(self._fetch, locate, lambda: told(sum(s.got for s in sinks) // 10**6))
+            told = nullcontext(None)
+            if need >= LOUD:
+                told = progress(f"downloading {self.label}", need // 10**6, "MB")
+            work = partial(self._fetch, locate, _teller(stack.enter_context(told), sinks))
             with ThreadPoolExecutor(min(PARALLEL, len(pieces))) as pool:
                 try:
                     list(pool.map(work, pieces, sinks))
@@ -202,6 +201,11 @@ class _Sink:
             for block, crc in self.written:
                 _write_entry(self.record, block, crc)
         self.written.clear()
+
+
+def _teller(told: Callable[[int], None] | None, sinks: list[_Sink]) -> Callable[[], None]:
+    """Return what says how many megabytes have arrived."""
+    return lambda: told(sum(sink.got for sink in sinks) // 10**6) if told else None
 
 
 def blocks_of(path: Path) -> Path:

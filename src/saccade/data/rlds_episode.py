@@ -107,14 +107,12 @@ class Episode:
 
     def _count(self) -> int:
         """Count ``is_first``, or else the smallest thing that is there; 0 if nothing is."""
-        known = {key: feature for key, feature in self.features.items() if feature.per_step}
-        present = [key for key, f in known.items() if f.kind in CHEAP and key in self]
-        present.sort(key=lambda key: (CHEAP.index(known[key].kind), known[key].size))
-        present.sort(key=lambda key: not key.endswith("/is_first"))
-        for key in present[:1]:
-            feature = known[key]
-            found = self.numbers(key) if feature.kind == "number" else self.spans(key)
-            return len(found) // (feature.size if feature.kind == "text" else 1)
+        known = {k: f for k, f in self.features.items() if f.per_step and f.kind in CHEAP}
+        keys = sorted(known, key=lambda key: (CHEAP.index(known[key].kind), known[key].size))
+        for key in sorted(keys, key=lambda key: not key.endswith("/is_first")):
+            if key in self:
+                found = self.numbers(key) if known[key].kind == "number" else self.spans(key)
+                return len(found) // (known[key].size if known[key].kind == "text" else 1)
         return 0
 
     def _values(self, key: str) -> Values:

@@ -128,19 +128,19 @@ Bytes = memoryview | bytes | Window
 def parse(data: Bytes) -> dict[str, Values]:
     """Return where a ``tf.train.Example`` has the values of each key.
 
-    Any order of keys and unknown fields are accepted; of a key that occurs twice the last counts.
+    Keys come in any order (TFDS writes them in that of a hash table); unknown fields are passed
+    over; of a key that occurs twice the last counts.
 
     Raises:
         DataError: the bytes are no such message.
     """
     found: dict[str, Values] = {}
     for number, kind, start, end in _fields(data, 0, len(data), MOST_KEYS):
-        if (number, kind) != (1, 2):
-            continue
-        for number, kind, first, last in _fields(data, start, end, MOST_KEYS):
-            if (number, kind) == (1, 2):
-                key, values = _entry(data, first, last)
-                found[key] = values
+        if (number, kind) == (1, 2):
+            for field, wire, first, last in _fields(data, start, end, MOST_KEYS):
+                if (field, wire) == (1, 2):
+                    key, values = _entry(data, first, last)
+                    found[key] = values
     return found
 
 

@@ -5,16 +5,21 @@ Whole episodes are dealt into ``train`` (60 %: pretraining and readouts learn fr
 Episodes of held-out tasks are ``unseen`` and only ever reported.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from saccade.config import Config
 from saccade.data.cache import CachedEpisodes
 from saccade.data.episodes import Episodes, Subset, split
+from saccade.data.faults import OnError
+from saccade.data.framed import FramedEpisodes
 from saccade.data.index import cache_folder
+from saccade.data.transforms import Framing
 from saccade.errors import ConfigError
 
+PARALLEL = 5_000  # frames from which several processes pay
 SHARES = {"train": 0.6, "select": 0.2, "test": 0.2}
 Report = Callable[[str], None]
 
@@ -49,6 +54,10 @@ class SourceConfig:
         held_out_tasks: instructions of tasks that only the report may see.
         split_seed: decides which episodes go where.
         cache: folder of decoded frames; empty takes $SACCADE_CACHE or ~/.cache/saccade.
+        decode: ``once`` keeps decoded frames in the cache, ``always`` decodes at each read, for
+            data sets whose frames fit on no disk.
+        on_error: ``raise`` stops at an episode that cannot be decoded, ``skip`` leaves it out.
+        most_skipped: share of the episodes that may be left out.
     """
 
     episodes: Config[Episodes]
@@ -56,6 +65,9 @@ class SourceConfig:
     held_out_tasks: tuple[str, ...] = ()
     split_seed: int = 0
     cache: str = ""
+    decode: Literal["once", "always"] = "once"
+    on_error: OnError = "raise"
+    most_skipped: float = 0.01
 
     def open(self, size: int, report: Report = lambda _: None) -> Parts:
         """Decode frames once, at ``size`` pixels, and split.
@@ -70,17 +82,11 @@ class SourceConfig:
             raise ConfigError(
                 f"there is no camera {self.camera!r}; the data set has {list(episodes.cameras)}"
             )
-        seen = [i for i, n in enumerate(episodes.lengths) if n and camera in episodes.cameras_of(i)]
-        if len(seen) < len(episodes.lengths):
-            report(f"{len(seen)} of {len(episodes.lengths)} episodes have frames of {camera!r}")
-            episodes = Subset(episodes, seen)
-        whole = CachedEpisodes(
-            episodes,
-            cache_folder(self.cache),
-            size,
-            cameras=(camera,),
-            progress=lambda done, total: report(f"decoded {done} of {total} frames"),
-        )
+        episodes = seen_by(camera, episodes, report)
+        if self.decode == "always":
+            whole: Episodes = FramedEpisodes(episodes, Framing(size=size), (camera,))
+        else:
+            whole = self._cached(episodes, camera, size, report)
         parts = split(whole, SHARES, self.held_out_tasks, self.split_seed)
         return Parts(
             whole=whole,
@@ -90,3 +96,27 @@ class SourceConfig:
             unseen=parts.get("unseen"),
             camera=camera,
         )
+
+    def _cached(self, episodes: Episodes, camera: str, size: int, report: Report) -> Episodes:
+        cached = CachedEpisodes(
+            episodes,
+            cache_folder(self.cache),
+            size,
+            cameras=(camera,),
+            workers=os.cpu_count() or 0 if sum(episodes.lengths) > PARALLEL else 0,
+            on_error=self.on_error,
+            most_skipped=self.most_skipped,
+            progress=lambda done, total: report(f"decoded {done} of {total} frames"),
+        )
+        for name, reason in cached.skipped.items():
+            report(f"skipped {name}: {reason}")
+        return seen_by(camera, cached, report)
+
+
+def seen_by(camera: str, episodes: Episodes, report: Report) -> Episodes:
+    """Return the episodes that have frames of a camera, and report where these are not all."""
+    seen = [i for i, n in enumerate(episodes.lengths) if n and camera in episodes.cameras_of(i)]
+    if len(seen) == len(episodes.lengths):
+        return episodes
+    report(f"{len(seen)} of {len(episodes.lengths)} episodes have frames of {camera!r}")
+    return Subset(episodes, seen)

@@ -18,8 +18,8 @@ usage: saccade data VERB URI [options]    saccade data VERB --help teaches, with
   extract    unpack a zip or tar archive of a data set, refusing what climbs out
   droid-csv  the list of trajectories that V-JEPA 2-AC trains on, from raw DROID
 
-URI is a folder, or gs://, s3://, hf:// or https://. A reader's own options follow --option:
-  saccade data inspect gs://gresearch/robotics/droid_100 --option state=joint
+URI is a folder, or gs://, s3://, hf:// or https://. A reader's own options follow --option.
+Example: saccade data inspect gs://gresearch/robotics/droid_100 --option state=joint
 
 verify, stats and convert divide their work: --jobs N processes on this machine, and
 --shard i/n (i from 0) on each of n machines, then once --merge, which may be repeated."""

@@ -1,0 +1,22 @@
+"""Squares that are decoded at each read are those of the cache."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saccade.data.cache import CachedEpisodes
+from saccade.data.framed import FramedEpisodes
+from saccade.data.lerobot import LeRobotConfig
+from saccade.data.transforms import Framing
+from tests.contracts import check_reader
+
+
+def test_frames_are_those_of_the_cache(shared_data: Path, tmp_path: Path) -> None:
+    episodes = LeRobotConfig(root=shared_data / "lerobot_v3_tiny").build()
+    for framing in (Framing(size=48), Framing(size=48, edge=56)):
+        framed = FramedEpisodes(episodes, framing)
+        cached = CachedEpisodes(episodes, tmp_path, framing)
+        frames = np.array([17, 0, 5])
+        assert torch.equal(framed.read(1, frames)["video"], cached.read(1, frames)["video"])
+    check_reader(FramedEpisodes(episodes, Framing(size=32), ("wrist",)))
