@@ -75,7 +75,7 @@ def run_slice(variant: Variant, root: Path, clips: int) -> dict[str, float]:
     first = [int(rng.integers(episodes.lengths[i] - FRAMES + 1)) for i in order]
     shape = (FRAMES, CROP, CROP, 3)
     kind = torch.float32 if variant == "float32" else torch.uint8
-    kept = [torch.empty(shape, dtype=kind).permute(0, 3, 1, 2) for _ in range(2 * THREADS + 2)]
+    kept = [torch.empty(shape, dtype=kind).permute(0, 3, 1, 2) for _ in range(THREADS + 2)]
 
     def clip(number: int) -> Tensor:
         which, out = number % len(order), kept[number % len(kept)]

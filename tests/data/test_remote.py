@@ -24,6 +24,7 @@ import boto3
 import fsspec
 import numpy as np
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 
 from saccade.data import remote, remote_cache, remote_stores, remote_transfer
@@ -34,6 +35,8 @@ from saccade.data.remote_cache import twins
 from saccade.data.remote_twin import BLOCK, ENTRY, HEAD, blocks_of
 from saccade.errors import ConfigError, DataError, SpaceError
 from tests.contracts import check_reader, digest
+from tests.fixtures import bridge, droid_raw, egodex, libero, rlds, video_folder
+from tests.fixtures import lerobot as lerobot_fixture
 from tests.fixtures.clouds import clouds
 from tests.fixtures.fault_proxy import Fault, FaultProxy, fault_proxy
 
@@ -488,6 +491,40 @@ def test_a_data_set_in_a_bucket_is_the_one_on_disk(
     again = open_episodes(lerobot_uri)
     assert digest(again, 0) == digest(here, 0)
     assert not [path for path, span, _ in proxy.log[sent:] if span], "nothing is fetched twice"
+
+
+WRITERS: dict[str, Any] = {
+    "bridge": bridge.write_bridge,
+    "bridge-numpy": bridge.write_bridge_numpy,
+    "bridge-raw": bridge.write_bridge_raw,
+    "droid": rlds.write_droid,
+    "droid-raw": droid_raw.write_droid_raw,
+    "egodex": egodex.write_egodex,
+    "lerobot": lerobot_fixture.write_lerobot,
+    "libero": libero.write_libero,
+    "video": video_folder.write_video_folder,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_reads_from_a_bucket(
+    proxy: FaultProxy, moto: Any, tmp_path: Path, name: str
+) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    WRITERS[name](root)
+    for path in root.rglob("*"):
+        if path.is_file():
+            key = f"{name}/{path.relative_to(root)}"
+            moto.put_object(Bucket="robots", Key=key, Body=path.read_bytes(), **PUBLIC)
+    here, there = open_episodes(root), open_episodes(f"s3://robots/{name}")
+    assert type(there) is type(here)
+    assert there.fingerprint == here.fingerprint
+    assert (there.lengths, there.tasks) == (here.lengths, here.tasks)
+    episode = int(np.argmax(here.lengths))
+    camera, frames = here.cameras_of(episode)[:1], np.array([here.lengths[episode] - 1, 0])
+    one, two = (data.read(episode, frames, camera) for data in (here, there))
+    assert all(torch.equal(one[key], two[key]) for key in ("video", "state", "action"))
 
 
 @pytest.fixture

@@ -159,4 +159,6 @@ def visible(name: str) -> bool:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts numbers in names by their value."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]

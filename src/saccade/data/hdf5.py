@@ -42,6 +42,8 @@ MENDS = {  # what HDF5 says of a broken file, and what helps
     "plugin": "its compression is not installed here: rewrite it with h5repack -f GZIP=4",
 }
 
+FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError)
+
 # The library, and h5py's own lock, crash or hang where several threads use them at once
 # (https://github.com/h5py/h5py/issues/2920), or where a process forks while another thread does.
 LOCK = threading.RLock()
@@ -213,6 +215,8 @@ class _Bytes(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:
+        if not 0 <= self._position < self.size:  # where a damaged file points to
+            return 0
         got = self.read_at(self._position, buffer)
         self._position += got
         return got
@@ -296,7 +300,7 @@ def reading(label: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+    except FAILURES as error:
         reason = " ".join(str(error).split())
         mend = next((mend for sign, mend in MENDS.items() if sign in reason), "download it again")
         raise DataError(f"{label} cannot be read ({reason:.160}); {mend}") from error

@@ -109,15 +109,29 @@ class LiberoConfig(Config["Libero"]):
         return Libero(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Demo:
     """One demonstration: where it is, and how its rows become frames."""
 
     name: str
-    group: str
-    shift: int  # from a frame to the row of its action
+    number: str
+    alignment: str
     flipped: bool
-    about: dict[str, Any]
+    scene: str
+    success: bool | None
+
+    @property
+    def source(self) -> str:
+        return f"{self.name}: demo_{self.number}"
+
+    @property
+    def group(self) -> str:
+        return f"data/demo_{self.number}"
+
+    @property
+    def shift(self) -> int:
+        """From a frame to the row of its action."""
+        return int(self.alignment == "after")
 
 
 class Libero(Episodes):
@@ -177,7 +191,7 @@ class Libero(Episodes):
         columns = [self._files.dataset(demo.name, key) for key in keys]
         sizes = {column.shape[1:] for column in columns} or {(0, 0, 3)}
         if len(sizes) > 1:
-            raise DataError(f"{demo.about['source']}: cameras differ in size {sorted(sizes)}")
+            raise DataError(f"{demo.source}: cameras differ in size {sorted(sizes)}; read one")
         out = np.empty((len(frames), len(columns), *sizes.pop()), np.uint8)
         turn = TURNS["upright" if demo.flipped else "raw"]
         if self.config.orientation != "upright":
@@ -189,7 +203,9 @@ class Libero(Episodes):
 
     def about(self, episode: int) -> dict[str, Any]:
         """Return file and demonstration, scene, success, and how frames and actions were stored."""
-        return dict(self._demos[episode].about)
+        demo = self._demos[episode]
+        found = {"source": demo.source, "scene": demo.scene, "alignment": demo.alignment}
+        return found if demo.success is None else found | {"success": demo.success}
 
     def _table(self, episode: int) -> Table:
         """Load all states and actions of a demonstration, a few kilobytes, and keep them."""
@@ -237,19 +253,14 @@ class Libero(Episodes):
                 f"{label} does not tell whether its frames were stored before or after the "
                 "action of their row; say so by alignment=before or alignment=after"
             )
-        for number, demo in found["demos"].items():
-            source = f"{name}: demo_{number}"
-            with broken.guard(source):
-                self._check(f"{label}: data/demo_{number}", demo)
-                about = {"source": source, "scene": found["scene"]}
-                if demo["success"] is not None:
-                    about["success"] = demo["success"]
-                shift = int(alignment == "after")
-                self.lengths.append(max(0, demo["rows"] - shift))
+        for number, seen in found["demos"].items():
+            scene, success = found["scene"], seen["success"]
+            demo = _Demo(name, number, alignment, found["flipped"], scene, success)
+            with broken.guard(demo.source):
+                self._check(f"{label}: {demo.group}", seen)
+                self.lengths.append(max(0, seen["rows"] - demo.shift))
                 self.tasks.append(found["task"])
-                about |= {"alignment": alignment}
-                group = f"data/demo_{number}"
-                self._demos.append(_Demo(name, group, shift, found["flipped"], about))
+                self._demos.append(demo)
 
     def _check(self, label: str, demo: dict[str, Any]) -> None:
         """Refuse a demonstration that lacks what is asked for."""

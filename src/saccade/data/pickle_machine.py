@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+INT, UINT, SHORT, ULONG, DOUBLE = map(struct.Struct, ("<i", "<I", "<H", "<Q", ">d"))
 VIEWED = 1024  # bytes from which what is stored is a view of the file; smaller ones are copied
 INTEGER = re.compile(rb"[+-]?\d{1,4000}")
 TEXT = re.compile(rb"(['\"])((?:[^\\]|\\x[0-9a-fA-F]{2}|\\[\\'\"nrt])*)\1")
@@ -51,6 +52,9 @@ class _Loose(tuple):
     """A tuple that holds, at any depth, what must not leave the machine as it is."""
 
 
+LOOSE = {memoryview, _Loose, Global, Unbuilt}
+
+
 class Machine:
     """The stack, the memo and the position of one pickle."""
 
@@ -68,21 +72,18 @@ class Machine:
             Refused: the pickle asks for what is not allowed.
             Exception: of many kinds, where it is damaged.
         """
-        while True:
-            code = self.take(1).tobytes()
-            if code == b".":
-                break
-            act = ACTS.get(code)
-            if act is None:
-                self.refuse(code)
-            else:
-                act(self)
+        data, stop = self.data, ord(".")
+        while (code := data[self.at]) != stop:
+            self.at += 1
+            ACTS[code](self)
+        self.at += 1
         if len(self.stack) != 1 or self.below or self.unbuilt or self.at != len(self.data):
             raise ValueError("it does not end with its end")
         return _settled(self.stack[0])
 
-    def refuse(self, code: bytes) -> NoReturn:
+    def refuse(self) -> NoReturn:
         """Say which opcode is not run, and with which name."""
+        code = bytes(self.data[self.at - 1 : self.at])
         if code not in REFUSED:
             raise ValueError(f"{code!r} is no opcode")
         names = f" {self.text()} {self.text()}" if code == b"i" else ""
@@ -99,9 +100,15 @@ class Machine:
             raise ValueError(f"it ends {self.at - len(self.data)} bytes too early")
         return self.data[self.at - count : self.at]
 
-    def number(self, kind: str) -> Any:
-        """Return the next number, of a kind as ``struct`` names it."""
-        return struct.unpack(kind, self.take(struct.calcsize(kind)))[0]
+    def byte(self) -> int:
+        """Return the next byte."""
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def number(self, kind: struct.Struct) -> Any:
+        """Return the next number."""
+        self.at += kind.size
+        return kind.unpack_from(self.data, self.at - kind.size)[0]
 
     def line(self) -> bytes:
         """Return the next line."""
@@ -209,8 +216,7 @@ def _settled(value: Any) -> Any:
 
 
 def _tuple(items: list[Any]) -> tuple[Any, ...]:
-    loose = any(isinstance(item, (memoryview, _Loose, Global, Unbuilt)) for item in items)
-    return _Loose(items) if loose else tuple(items)
+    return tuple(items) if LOOSE.isdisjoint(map(type, items)) else _Loose(items)
 
 
 def _key(value: Any) -> Any:
@@ -276,41 +282,41 @@ def _protocol(number: int) -> None:
         raise ValueError(f"its protocol is {number}, readable are 0 to 5")
 
 
-ACTS: dict[bytes, Callable[[Machine], Any]] = {
-    b"N": lambda m: m.push(None),
-    b"\x88": lambda m: m.push(True),
-    b"\x89": lambda m: m.push(False),
-    b"I": lambda m: m.push(_integer(m.line())),
-    b"L": lambda m: m.push(_long(m.line())),
-    b"J": lambda m: m.push(m.number("<i")),
-    b"K": lambda m: m.push(m.number("<B")),
-    b"M": lambda m: m.push(m.number("<H")),
-    b"\x8a": lambda m: m.push(_big(m.take(m.number("<B")))),
-    b"\x8b": lambda m: m.push(_big(m.take(m.number("<i")))),
-    b"F": lambda m: m.push(float(m.line())),
-    b"G": lambda m: m.push(m.number(">d")),
-    b"S": lambda m: m.push(_string(m.line())),
-    b"T": lambda m: m.push(str(m.take(m.number("<i")), "latin-1")),
-    b"U": lambda m: m.push(str(m.take(m.number("<B")), "latin-1")),
-    b"V": lambda m: m.push(m.line().decode("raw-unicode-escape")),
-    b"X": lambda m: m.push(_text(m.take(m.number("<I")))),
-    b"\x8c": lambda m: m.push(_text(m.take(m.number("<B")))),
-    b"\x8d": lambda m: m.push(_text(m.take(m.number("<Q")))),
-    b"B": lambda m: m.push(_bytes(m.take(m.number("<I")))),
-    b"C": lambda m: m.push(_bytes(m.take(m.number("<B")))),
-    b"\x8e": lambda m: m.push(_bytes(m.take(m.number("<Q")))),
-    b"\x96": lambda m: m.push(bytearray(m.take(m.number("<Q")))),
-    b"]": lambda m: m.push([]),
-    b"}": lambda m: m.push({}),
-    b")": lambda m: m.push(()),
-    b"\x8f": lambda m: m.push(set()),
+OPCODES: dict[bytes, Callable[[Machine], Any]] = {
+    b"N": lambda m: m.stack.append(None),
+    b"\x88": lambda m: m.stack.append(True),
+    b"\x89": lambda m: m.stack.append(False),
+    b"I": lambda m: m.stack.append(_integer(m.line())),
+    b"L": lambda m: m.stack.append(_long(m.line())),
+    b"J": lambda m: m.stack.append(m.number(INT)),
+    b"K": lambda m: m.stack.append(m.byte()),
+    b"M": lambda m: m.stack.append(m.number(SHORT)),
+    b"\x8a": lambda m: m.stack.append(_big(m.take(m.byte()))),
+    b"\x8b": lambda m: m.stack.append(_big(m.take(m.number(INT)))),
+    b"F": lambda m: m.stack.append(float(m.line())),
+    b"G": lambda m: m.stack.append(m.number(DOUBLE)),
+    b"S": lambda m: m.stack.append(_string(m.line())),
+    b"T": lambda m: m.stack.append(str(m.take(m.number(INT)), "latin-1")),
+    b"U": lambda m: m.stack.append(str(m.take(m.byte()), "latin-1")),
+    b"V": lambda m: m.stack.append(m.line().decode("raw-unicode-escape")),
+    b"X": lambda m: m.stack.append(_text(m.take(m.number(UINT)))),
+    b"\x8c": lambda m: m.stack.append(_text(m.take(m.byte()))),
+    b"\x8d": lambda m: m.stack.append(_text(m.take(m.number(ULONG)))),
+    b"B": lambda m: m.stack.append(_bytes(m.take(m.number(UINT)))),
+    b"C": lambda m: m.stack.append(_bytes(m.take(m.byte()))),
+    b"\x8e": lambda m: m.stack.append(_bytes(m.take(m.number(ULONG)))),
+    b"\x96": lambda m: m.stack.append(bytearray(m.take(m.number(ULONG)))),
+    b"]": lambda m: m.stack.append([]),
+    b"}": lambda m: m.stack.append({}),
+    b")": lambda m: m.stack.append(()),
+    b"\x8f": lambda m: m.stack.append(set()),
     b"l": lambda m: m.push(list(map(_settled, m.group()))),
     b"d": lambda m: m.push(mapping(m.group())),
     b"t": lambda m: m.push(_tuple(m.group())),
     b"\x91": lambda m: m.push(frozenset(keys(m.group()))),
-    b"\x85": lambda m: m.push(_tuple([m.stack.pop()])),
-    b"\x86": lambda m: m.push(_tuple([m.stack.pop(), m.stack.pop()][::-1])),
-    b"\x87": lambda m: m.push(_tuple([m.stack.pop(), m.stack.pop(), m.stack.pop()][::-1])),
+    b"\x85": lambda m: m.stack.append(_tuple([m.stack.pop()])),
+    b"\x86": lambda m: m.stack.append(_tuple([m.stack.pop(), m.stack.pop()][::-1])),
+    b"\x87": lambda m: m.stack.append(_tuple([m.stack.pop(), m.stack.pop(), m.stack.pop()][::-1])),
     b"a": lambda m: m.append([m.stack.pop()]),
     b"e": lambda m: m.append(m.group()),
     b"s": lambda m: m.update([m.stack.pop(), m.stack.pop()][::-1]),
@@ -321,16 +327,17 @@ ACTS: dict[bytes, Callable[[Machine], Any]] = {
     b"1": Machine.group,
     b"2": Machine.duplicate,
     b"p": lambda m: m.put(_long(m.line())),
-    b"q": lambda m: m.put(m.number("<B")),
-    b"r": lambda m: m.put(m.number("<I")),
+    b"q": lambda m: m.put(m.byte()),
+    b"r": lambda m: m.put(m.number(UINT)),
     b"\x94": lambda m: m.put(len(m.memo)),
     b"g": lambda m: m.get(_long(m.line())),
-    b"h": lambda m: m.get(m.number("<B")),
-    b"j": lambda m: m.get(m.number("<I")),
+    b"h": lambda m: m.get(m.byte()),
+    b"j": lambda m: m.get(m.number(UINT)),
     b"c": lambda m: m.load(m.text(), m.text()),
     b"\x93": Machine.stack_global,
     b"R": Machine.reduce,
     b"b": Machine.build,
-    b"\x80": lambda m: _protocol(m.number("<B")),
-    b"\x95": lambda m: m.number("<Q"),  # the length of a frame: of use to streams only
+    b"\x80": lambda m: _protocol(m.byte()),
+    b"\x95": lambda m: m.number(ULONG),  # the length of a frame: of use to streams only
 }
+ACTS = [OPCODES.get(bytes([code]), Machine.refuse) for code in range(256)]

@@ -77,8 +77,13 @@ def loads(data: Buffer, source: str) -> Any:
         return machine.run()
     except Refused as error:
         raise DataError(f"{source} is refused: its pickle asks for {error}; {REMEDY}") from error
+    except LookupError as error:  # beyond the end, an empty stack, or nothing in the memo
+        raise DataError(
+            f"{source} is no whole pickle (at byte {machine.at} of {len(data)} something is "
+            "missing); download it again"
+        ) from error
     except (
-        ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError,
+        ArithmeticError, AttributeError, MemoryError, RecursionError,
         TypeError, ValueError, struct.error,
     ) as error:  # fmt: skip
         raise DataError(

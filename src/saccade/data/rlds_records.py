@@ -251,13 +251,12 @@ class Records:
 
         ``work`` calls our methods: reading, checksums and decoding run beside the interpreter.
         """
-        left = iter(order)
         with ThreadPoolExecutor(threads) as pool:
             try:
                 ahead: list[tuple[int, Future[T]]] = []
-                for record in left:
+                for record in order:
                     ahead.append((record, pool.submit(work, record)))
-                    if len(ahead) >= 2 * threads:
+                    if len(ahead) > threads:
                         record, future = ahead.pop(0)
                         yield record, future.result()
                 for record, future in ahead:

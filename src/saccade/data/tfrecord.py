@@ -24,7 +24,7 @@ from saccade.errors import DataError
 
 HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 OVERHEAD = HEADER.size + FOOTER.size
-PIECE = 4 << 20  # bytes summed up at once: bounds what is resident of a large record
+PIECE = 1 << 20  # bytes summed up at once: bounds what is resident of a large record
 UNSET, BYTES, FLOATS, INTS = range(4)  # kinds of a Feature, by field number
 MOST_KEYS = 10_000  # of one message; more is no episode
 MOST_VALUES = 1_000_000  # of one list, where each is a field of its own: 18 hours at 15 Hz

@@ -140,7 +140,8 @@ def normalise(
     if source.stride()[2:] == target.stride()[2:] == (3, 1):  # whole rows: long vectors
         source, target = source.flatten(2), target.flatten(2)
         scale, shift = scale.repeat(width), shift.repeat(width)
-    target.copy_(source).mul_(scale).add_(shift)
+    for frame, row in zip(source, target, strict=True):  # a frame fits into the CPU's cache
+        row.copy_(frame).mul_(scale).add_(shift)
     return out
 
 
