@@ -56,7 +56,12 @@ def test_every_verb_teaches_with_an_example(saccade: Saccade, verb: str) -> None
 @pytest.mark.parametrize(
     "verb", [verb for verb in cli.VERBS if verb != "data"]
 )  # has verbs of its own
-def test_every_example_can_be_typed(saccade: Saccade, verb: str) -> None:
+def test_every_example_can_be_typed(
+    saccade: Saccade, verb: str, lerobot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/metaworld").symlink_to(lerobot)
     command = importlib.import_module(f"saccade.commands.{verb}").Command
     found = re.search(r"Example: saccade (.*?)\n\n", f"{command.__doc__}\n\n", re.DOTALL)
     assert found is not None
@@ -88,11 +93,11 @@ def test_an_error_is_one_sentence_and_a_traceback_when_asked_for(
     command = train(tmp_path / "run", "--data", str(tmp_path / "none"))
     done = saccade(*command)
     assert (done.code, done.out) == (3, "")
-    assert re.fullmatch(r"error\[3\]: .*none/meta/info\.json is missing; .*\n", done.err)
+    assert re.fullmatch(r"error\[3\]: .*none is no folder \(nothing is there\); .*\n", done.err)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(DataError, match="is missing"):
+    with pytest.raises(DataError, match="is no folder"):
         saccade("--debug", *command)
-    with pytest.raises(DataError, match="is missing"):
+    with pytest.raises(DataError, match="is no folder"):
         saccade(*command, "--debug")
 
 

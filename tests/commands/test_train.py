@@ -29,7 +29,7 @@ def test_a_run_tells_its_result_and_where_the_encoder_is(
     assert ratio in done.out
     assert f"encoder: {out / 'encoder'}\n" in done.out
     assert "step 4/4" in done.err
-    assert settings(out).source.episodes == LeRobotConfig(root=lerobot)
+    assert settings(out).source.episodes == LeRobotConfig(root=str(lerobot))
 
 
 def test_every_field_is_an_option(saccade: Saccade, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class CachedEpisodes(Episodes):
         self.fingerprint = f"{episodes.fingerprint}@{self.size}{edge}"
         self.episodes = episodes
         self.folders = {camera: folder / self._digest(camera) for camera in self.cameras}
-        self.skipped: dict[str, str] = {}  # reasons, by names such as "episode 3, camera front"
+        self.skipped = {}  # reasons, by names such as "episode 3, camera front"
         self._starts = [0, *accumulate(self.lengths)]
         self._broken: set[tuple[int, str]] = set()
         self._maps: dict[str, _Map] = {}
@@ -228,7 +228,7 @@ class CachedEpisodes(Episodes):
                         done = min(done + self.lengths[episode], total)
                         told(done)
                 skipped.settle(len(self.lengths), "episodes")
-                self.skipped |= skipped.found
+                self.skipped = {**self.skipped, **skipped.found}
             if done < total:  # the rest was done by another process
                 told(total)
 

@@ -265,7 +265,7 @@ class EgoDex(Episodes):
                 self._sizes.append(tuple(video["size"]))
                 self.bytes.append(table["bytes"] + video["bytes"])
         skipped.settle(len(pairs), "pairs")
-        self.skipped |= skipped.found
+        self.skipped = {**self.skipped, **skipped.found}
         if not self.stems:
             raise DataError(f"{self.config.root} has no episode left; download it again")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 import numpy as np
@@ -42,6 +43,7 @@ class Episodes(ABC):
     action_names: tuple[str, ...]
     fingerprint: str  # changes when the content does: names caches, guards a resume
     world_to_camera: Mapping[str, Float64[np.ndarray, "3 3"]]  # rotations; empty where unknown
+    skipped: Mapping[str, str] = MappingProxyType({})  # what was left out when opened, and why
 
     @abstractmethod
     def numbers(

@@ -219,6 +219,8 @@ class _Bytes(io.RawIOBase):
             return 0
         got = self.read_at(self._position, buffer)
         self._position += got
+        if buffer[:4] == b"GCOL":
+            _check_heap(bytes(buffer[:got]))
         return got
 
     def read_at(self, position: int, buffer: Any) -> int:
@@ -246,7 +248,10 @@ class _File:
         """Open the file with HDF5, if it is not."""
         if self._handle is None:
             with reading(self.label):
-                self._handle = h5py.File(self.bytes, "r", rdcc_nbytes=0)  # reads are random
+                handle = h5py.File(self.bytes, "r", rdcc_nbytes=0)  # reads are random
+                if handle.id.get_create_plist().get_sizes() != (8, 8):
+                    raise OSError("its offsets have not 8 bytes, rewrite it with h5py")
+                self._handle = handle
         return self._handle
 
     def is_open(self) -> bool:
@@ -316,6 +321,22 @@ def _check_unlocked(descriptor: int, label: str) -> None:
             raise DataError(
                 f"{label} is open for writing; wait until its writer is done"
             ) from error
+
+
+def _check_heap(block: bytes) -> None:
+    """Refuse a heap of texts in which HDF5 2.0 would go round in circles.
+
+    16 bytes of header, 8 of which are its size; then objects with a header of 16 bytes each, whose
+    first two are 0 for the free space at the end and whose last eight are its size.
+    https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html (III.E, global heap)
+    """
+    at, end = 16, int.from_bytes(block[8:16], "little")
+    while at + 16 <= min(end, len(block)):
+        size = int.from_bytes(block[at + 8 : at + 16], "little")
+        free = block[at : at + 2] == b"\0\0"
+        at += size if free else 16 + size + -size % 8
+        if at > end or (free and size < 16):
+            raise OSError("its heap of texts is damaged")
 
 
 def _check_written(data: h5py.Dataset, label: str) -> None:

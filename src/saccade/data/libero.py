@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from saccade.config import Config
@@ -222,17 +222,18 @@ class Libero(Episodes):
         parts = [self._rows(demo, f"obs/{key}", seen) for key in self._columns]
         fingers = self._rows(demo, "obs/gripper_states", seen)
         parts.append(fingers if self.config.state == "openvla" else opening(fingers))
-        action = self._rows(demo, "actions", seen + demo.shift).astype(np.float32)
+        action = self._rows(demo, "actions", seen + demo.shift)
         if self.config.action == "metric":  # robosuite's controller clips, too
             action[:, :6] = action[:, :6].clip(-1, 1) * REACH
         action[:, 6] = (1 - action[:, 6]) / 2
-        return np.concatenate(parts, 1, dtype=np.float32, casting="same_kind"), action
+        return np.concatenate(parts, 1), action
 
     def _rows(
         self, demo: _Demo, key: str, rows: Int64[np.ndarray, " t"]
-    ) -> Shaped[np.ndarray, "t n"]:
+    ) -> Float32[np.ndarray, "t n"]:
         column = self._files.dataset(demo.name, f"{demo.group}/{key}")
-        values = column.rows(rows)
+        with np.errstate(over="ignore"):
+            values = column.rows(rows).astype(np.float32)
         finite = np.isfinite(values)
         if not finite.all():
             first = int(np.argmin(finite.all(1)))
@@ -289,7 +290,7 @@ def _copy(
         out[i] = picture[turn]
 
 
-def opening(fingers: Float[np.ndarray, "t 2"]) -> Float[np.ndarray, "t 1"]:
+def opening(fingers: Float32[np.ndarray, "t 2"]) -> Float32[np.ndarray, "t 1"]:
     """Return how open a gripper is, 1 open and 0 closed, of the positions of its two fingers.
 
     They move by 0.04 m each, one to either side; a little less or more is noise of the simulator.

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 from crc32c import crc32c
+from jaxtyping import UInt32
 
 from saccade.checkpoint import space_for
 from saccade.data.remote_transfer import Address, Item, fetch
@@ -49,8 +50,7 @@ class Twin:
         self.file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(self.file, fcntl.LOCK_SH)  # in use: nobody deletes it
         self.inode = os.fstat(self.file).st_ino
-        with blocks_of(path).open("rb") as record:
-            self.table = mmap.mmap(record.fileno(), 0, access=mmap.ACCESS_READ)
+        self._verified = False
         size = item.size
         self.bytes = mmap.mmap(self.file, size, access=mmap.ACCESS_READ) if size else b""
         self.checked = bytearray(known[1] if known[0] == self.inode else bytes(self.blocks))
@@ -62,7 +62,6 @@ class Twin:
                 self.bytes.close()
         except BufferError:
             return False
-        self.table.close()
         self.__del__()
         return True
 
@@ -77,8 +76,7 @@ class Twin:
         first, last = start // BLOCK, -(-end // BLOCK)
         if self.checked.find(0, first, last) < 0:
             return []
-        table = np.frombuffer(self.table[HEAD:], "<u4").reshape(-1, 2)
-        lost = []
+        table, lost = self._table(), []
         for block in range(first, last):
             if not self.checked[block]:
                 crc, complement = table[block]
@@ -121,6 +119,8 @@ class Twin:
                 return
             need = sum(end - start for start, end in pieces)
             room(need)
+            self._verified = False
+            _write_at(record.fileno(), bytes(ENTRY), HEAD + self.blocks * ENTRY)
             sinks = [_Sink(self, record, start) for start, _ in pieces]
             told = nullcontext(None)
             if need >= LOUD:
@@ -140,13 +140,25 @@ class Twin:
 
     def verified(self) -> bool:
         """Whether the whole was once compared with the store's checksum."""
-        crc, complement = np.frombuffer(self.table[-ENTRY:], "<u4")
-        return bool(crc == VERIFIED and crc ^ complement == ALL_BITS)
+        if not self._verified:
+            crc, complement = self._table()[-1]
+            self._verified = bool(crc == VERIFIED and crc ^ complement == ALL_BITS)
+        return self._verified
 
     def mark_verified(self) -> None:
         """Write down that it was."""
         with blocks_of(self.path).open("r+b", buffering=0) as record:
             _write_entry(record, self.blocks, VERIFIED)
+
+    def _table(self) -> UInt32[np.ndarray, "blocks+1 2"]:
+        """Read checksum and complement of each block; zeros where there is none."""
+        length = (self.blocks + 1) * ENTRY
+        try:
+            data = blocks_of(self.path).read_bytes()[HEAD:]
+        except FileNotFoundError:
+            data = b""
+        data = data if len(data) == length else bytes(length)
+        return np.frombuffer(data, "<u4").reshape(-1, 2)
 
     def _pieces(self, lost: list[int]) -> list[tuple[int, int]]:
         """Merge blocks into requests of bounded length."""

@@ -31,7 +31,7 @@ def verify(source: Config[Episodes], jobs: int = 1, shard: Shard | None = None) 
     mine = (shard or Shard()).of(range(len(episodes.lengths)))
     faults = []
     if shard is None or shard.index == 0:
-        skipped = getattr(episodes, "skipped", {})
+        skipped = episodes.skipped
         faults += [_fault(-1, f"{name}: {reason}") for name, reason in skipped.items()]
     total, done = sum(episodes.lengths[i] for i in mine), 0
     found: dict[int, list[Fault]] = {}
