@@ -150,7 +150,7 @@ class Twin:
         with blocks_of(self.path).open("r+b", buffering=0) as record:
             _write_entry(record, self.blocks, VERIFIED)
 
-    def _table(self) -> UInt32[np.ndarray, "blocks+1 2"]:
+    def _table(self) -> UInt32[np.ndarray, "_ 2"]:
         """Read checksum and complement of each block; zeros where there is none."""
         length = (self.blocks + 1) * ENTRY
         try:
