@@ -72,5 +72,5 @@ def test_encoders_are_named_once(
 def test_what_is_missing_is_named(debug_run: Path, lerobot: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing has no config\.json"):
         probing(lerobot, tmp_path / "nothing").run(tmp_path, command="")
-    with pytest.raises(DataError, match=r"info\.json is missing"):
+    with pytest.raises(DataError, match=r"none is no folder"):
         probing(tmp_path / "none", debug_run / "encoder").run(tmp_path, command="")

@@ -219,7 +219,7 @@ class _Bytes(io.RawIOBase):
             return 0
         got = self.read_at(self._position, buffer)
         self._position += got
-        if buffer[:4] == b"GCOL":
+        if bytes(buffer[:4]) == b"GCOL":
             _check_heap(bytes(buffer[:got]))
         return got
 
