@@ -145,7 +145,7 @@ class Episodes(ABC):
         if not 0 <= episode < len(self.lengths):
             raise DataError(f"there is no episode {episode}; there are {len(self.lengths)}")
         frames, length = np.asarray(frames, np.int64), self.lengths[episode]
-        if len(frames) and not 0 <= frames.min() <= frames.max() < length:
+        if len(frames) and frames.view(np.uint64).max() >= length:  # negative ones are huge
             raise DataError(
                 f"frames {frames.min()} to {frames.max()} are outside episode {episode}, "
                 f"which has {length}"

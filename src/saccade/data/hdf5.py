@@ -29,6 +29,7 @@ from saccade.errors import DataError
 OPEN_FILES = 64  # kept per process, fewer where little may be open
 OPEN_HANDLES = 8  # of the HDF5 library with their caches, kept per process
 SPAN = 1 << 16  # bytes: scattered rows within so many are read at once
+LARGEST = 1 << 24  # bytes of an attribute; more is a damaged file
 MOST_LINKS = 8  # soft links on the way to one data set
 KINDS = "biuf"  # of numbers
 
@@ -112,11 +113,18 @@ class Column:
         return out
 
     def fill(self, out: Shaped[np.ndarray, "..."], start: int) -> None:
-        """Fill an array with rows of a plain column from ``start`` on, inside ``reading``."""
+        """Fill an array with rows of a plain column from ``start`` on; they must be there.
+
+        Raises:
+            DataError: they cannot be read.
+        """
         assert self._offset is not None
-        lack = out.nbytes - self._source.read_at(self._offset + start * self._row, out)
-        if lack:
-            raise OSError(f"the file was cut off while it was read, {lack} bytes lack")
+        try:
+            lack = out.nbytes - self._source.read_at(self._offset + start * self._row, out)
+            if lack:
+                raise OSError(f"the file was cut off while it was read, {lack} bytes lack")
+        except OSError as error:
+            raise unreadable(self.label, error) from error
 
 
 class Hdf5Files:
@@ -167,7 +175,12 @@ class Hdf5Files:
         """Return the attributes of a group or data set as plain values; ``only`` some, if there."""
         with LOCK, reading(f"{self.folder.label(name)}: attributes of {key or '/'}"):
             found = self._find(self._file(name), key).attrs
-            return {each: _plain(found[each]) for each in found if not only or each in only}
+            names = [each for each in found if not only or each in only]
+            for each in names:
+                size = found.get_id(each).get_storage_size()
+                if size > LARGEST:
+                    raise OSError(f"{each} claims to have {size} bytes, {LARGEST} are allowed")
+            return {each: _plain(found[each]) for each in names}
 
     def _file(self, name: str) -> "_File":
         if self._process != os.getpid():  # forked: leave the other process its handles
@@ -226,7 +239,7 @@ class _Bytes(io.RawIOBase):
     def read_at(self, position: int, buffer: Any) -> int:
         """Fill a buffer; return how many bytes of it the file has."""
         got = total = os.preadv(self.number, [buffer], position)
-        while got and total < memoryview(buffer).nbytes:  # the kernel may return less than asked
+        while got and total < buffer.nbytes:  # the kernel may return less than asked
             left = memoryview(buffer).cast("B")[total:]
             got = os.preadv(self.number, [left], position + total)
             total += got
@@ -306,9 +319,14 @@ def reading(label: str) -> Iterator[None]:
     except DataError:
         raise
     except FAILURES as error:
-        reason = " ".join(str(error).split())
-        mend = next((mend for sign, mend in MENDS.items() if sign in reason), "download it again")
-        raise DataError(f"{label} cannot be read ({reason:.160}); {mend}") from error
+        raise unreadable(label, error) from error
+
+
+def unreadable(label: str, error: Exception) -> DataError:
+    """Say what HDF5 could not read, and what helps."""
+    reason = " ".join(str(error).split())
+    mend = next((mend for sign, mend in MENDS.items() if sign in reason), "download it again")
+    return DataError(f"{label} cannot be read ({reason:.160}); {mend}")
 
 
 def _check_unlocked(descriptor: int, label: str) -> None:

@@ -39,7 +39,7 @@ from saccade.config import Config
 from saccade.data.episodes import Episodes
 from saccade.data.faults import OnError, Skipped
 from saccade.data.folder import Folder, open_folder
-from saccade.data.hdf5 import Column, Hdf5Files, reading
+from saccade.data.hdf5 import Column, Hdf5Files
 from saccade.data.index import index
 from saccade.data.libero_files import ALIASES, CAMERAS, VERSION, find_files, scan
 from saccade.errors import ConfigError, DataError
@@ -197,8 +197,7 @@ class Libero(Episodes):
         if self.config.orientation != "upright":
             turn = TURNS[self.config.orientation]
         for view, column in enumerate(columns):
-            with reading(column.label):
-                _copy(column, frames, turn, out[:, view])
+            _copy(column, frames, turn, out[:, view])
         return torch.from_numpy(out).permute(0, 1, 4, 2, 3)
 
     def about(self, episode: int) -> dict[str, Any]:
