@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import pickle
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -91,12 +93,17 @@ def check_other_processes(episodes: Episodes) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads: we fork anyway
             with get_context(method).Pool(2) as pool:
-                there = pool.starmap(digest, [(episodes, i) for i in usable[:4]])
+                # a forkserver keeps the environment in which it was started
+                work = [(episodes, i, dict(os.environ)) for i in usable[:4]]
+                there = pool.starmap(digest, work)
         assert there == here, f"a {method}ed worker reads other frames"
 
 
-def digest(episodes: Episodes, episode: int) -> str:
+def digest(
+    episodes: Episodes, episode: int, environment: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Digest the first, the middle and the last frame."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
     last = episodes.lengths[episode] - 1
     frames = episodes.read(episode, np.array([0, last // 2, last]))

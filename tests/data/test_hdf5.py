@@ -163,7 +163,9 @@ def test_what_is_no_array_of_numbers_is_refused(path: Path) -> None:
         files.rows(NAME, "scalar", np.array([0]))
     with pytest.raises(DataError, match=r"group is a group of \['values'\], expected numbers"):
         files.dataset(NAME, "group")
-    with pytest.raises(DataError, match=r"group/values is a data set, expected a group"):
+    with pytest.raises(
+        DataError, match=r"group/values cannot be read \(it is a data set, expected a group"
+    ):
         files.keys(NAME, "group/values")
     for key in ("group/none", "none/values", "group/values/none"):
         with pytest.raises(DataError, match=rf"x\.hdf5: there is no {key}, .* has \["):
@@ -192,6 +194,25 @@ def test_damaged_files_are_refused(
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(DataError, match=rf"x\.hdf5.*{message}"):
         read(Hdf5Files(Folder(path.parent)), [0])
+
+
+def test_damaged_texts_are_refused_where_the_library_hangs(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["text"] = "hello"
+    whole = bytearray(path.read_bytes())
+    first = whole.index(b"GCOL") + 16
+    for size in (0, 2**64 - 32):  # of what is said to be free: on and on, or backwards
+        whole[first : first + 16] = bytes(8) + size.to_bytes(8, "little")
+        path.write_bytes(whole)
+        with pytest.raises(DataError, match=r"attributes of / cannot be read \(its heap of texts"):
+            Hdf5Files(Folder(path.parent)).attrs(NAME)
+
+
+def test_huge_attributes_are_refused(path: Path) -> None:
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs["huge"] = np.zeros(3_000_000)
+    with pytest.raises(DataError, match=r"huge claims to have 24000000 bytes, 16777216 are"):
+        Hdf5Files(Folder(path.parent)).attrs(NAME)
 
 
 def test_a_missing_file_is_named(path: Path) -> None:

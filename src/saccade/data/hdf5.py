@@ -69,12 +69,9 @@ class Column:
         self._row = self.dtype.itemsize * math.prod(self.shape[1:])
         self._source, self._offset = source, _offset(data)
         self._data = None if self.plain else data  # which would keep HDF5's handle
-        if self._offset is not None:
+        if self._offset is not None and self._offset + data.nbytes > source.size:
             end = self._offset + data.nbytes
-            if end > source.size:
-                raise DataError(
-                    f"{label} ends at byte {end}, its file at {source.size}; download it again"
-                )
+            raise OSError(f"it ends at byte {end}, its file at {source.size}")
 
     @property
     def plain(self) -> bool:
@@ -165,10 +162,9 @@ class Hdf5Files:
     def keys(self, name: str, group: str = "") -> list[str]:
         """List what is in a group, numbers in names sorted by their value."""
         with LOCK, reading(f"{self.folder.label(name)}: {group or '/'}"):
-            file = self._file(name)
-            found = self._find(file, group)
+            found = self._find(self._file(name), group)
             if not isinstance(found, h5py.Group):
-                raise DataError(f"{file.label}: {group} is a data set, expected a group")
+                raise OSError("it is a data set, expected a group")
             return sorted(found, key=natural)
 
     def attrs(self, name: str, key: str = "", only: Collection[str] = ()) -> dict[str, Any]:
@@ -177,7 +173,9 @@ class Hdf5Files:
             found = self._find(self._file(name), key).attrs
             names = [each for each in found if not only or each in only]
             for each in names:
-                size = found.get_id(each).get_storage_size()
+                stored = found.get_id(each)
+                points = stored.get_space().get_simple_extent_npoints()
+                size = points * stored.get_type().get_size()
                 if size > LARGEST:
                     raise OSError(f"{each} claims to have {size} bytes, {LARGEST} are allowed")
             return {each: _plain(found[each]) for each in names}
