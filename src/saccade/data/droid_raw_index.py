@@ -112,24 +112,39 @@ def index_episodes(
             continue  # listed as broken already
         about = metadata[place.metadata]
         with faults.guard(place.folder or folder.root):
-            frames = _length(folder, place, numbers[place.numbers], seen, videos[place], keys)
+            rows = numbers[place.numbers]
+            frames = _length(folder, place, rows, seen, videos[place], keys)
             tasks = [*texts.get(about["uuid"], []), about["task"]]
             entries.append(
-                Entry(
-                    place=place,
-                    rows=numbers[place.numbers]["rows"],
-                    frames=frames,
-                    serials={camera: about["serials"][CAMERAS[camera]] for camera in seen},
-                    videos=videos[place],
-                    rates={camera: film["rate"] for camera, film in seen.items()},
-                    sizes=tuple(f["bytes"] for f in (numbers[place.numbers], *seen.values())),
-                    metadata=about,
-                    success=ended[place],
-                    tasks=[text for text in dict.fromkeys(tasks) if text],
-                )
+                _entry(place, frames, rows, seen, videos[place], about, ended[place], tasks)
             )
     faults.settle(len(places), "episodes")
     return entries, faults.found
+
+
+def _entry(
+    place: Place,
+    frames: int,
+    numbers: Mapping[str, Any],
+    seen: Mapping[str, Any],
+    videos: dict[str, str],
+    about: dict[str, Any],
+    success: bool | None,
+    tasks: Sequence[str],
+) -> Entry:
+    """Put together what the files of one episode say; ``seen`` are its videos by camera."""
+    return Entry(
+        place=place,
+        rows=numbers["rows"],
+        frames=frames,
+        serials={camera: about["serials"][CAMERAS[camera]] for camera in seen},
+        videos=videos,
+        rates={camera: film["rate"] for camera, film in seen.items()},
+        sizes=tuple(found["bytes"] for found in (numbers, *seen.values())),
+        metadata=about,
+        success=success,
+        tasks=[text for text in dict.fromkeys(tasks) if text],
+    )
 
 
 def check_complete(
