@@ -21,7 +21,7 @@ from timing import Work, emit, measure, ratio
 
 from saccade.data.episodes import Episodes
 from saccade.data.formats import open_episodes
-from saccade.data.libero import LiberoConfig
+from saccade.data.libero.reader import LiberoConfig
 
 CAMERAS, TABLES = ("agentview_rgb", "eye_in_hand_rgb"), ("ee_states", "gripper_states")
 WIDTHS = {"ee_states": 6, "gripper_states": 2, "joint_states": 7, "ee_pos": 3, "ee_ori": 3}

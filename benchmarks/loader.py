@@ -20,11 +20,11 @@ from jaxtyping import Int64, UInt8
 from timing import Work, emit, measure, ratio
 from torch import Tensor
 
-from saccade.data.cache import CachedEpisodes
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.cache.reader import CachedEpisodes
+from saccade.data.lerobot.reader import LeRobotConfig
+from saccade.data.lerobot.writer import LeRobotWriter
 from saccade.data.loader import Loader
 from saccade.data.windows import PairWindow
-from saccade.data.writer import LeRobotWriter
 
 FPS, CAMERA = 20, "front"
 

@@ -27,8 +27,8 @@ import tyro
 from timing import Work, emit, measure, ratio
 from torch import Tensor
 
-from saccade.data.droid import Droid, DroidConfig
-from saccade.data.index import cache_folder
+from saccade.data.droid.rlds import Droid, DroidConfig
+from saccade.data.files.index import cache_folder
 from saccade.data.transforms import normalise, shortest_edge_crop
 
 PEER = Path(__file__).parent / "peers" / "rlds_tf.py"

@@ -32,10 +32,10 @@ from timing import Work, emit, measure, ratio
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.data.cache import CachedEpisodes
+from saccade.data.cache.reader import CachedEpisodes
 from saccade.data.transforms import fit
-from saccade.data.video import decode_frames, encode
-from saccade.data.video_folder import VideoFolderConfig
+from saccade.data.video.codec import decode_frames, encode
+from saccade.data.video.folder import VideoFolderConfig
 
 FPS, SIZE, QUERIES = 30, 256, 4
 PEERS = ("opencv-python-headless", "torchcodec==0.13.0")

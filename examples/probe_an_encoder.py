@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.synthetic import SyntheticConfig
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.probing import Probing

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from saccade.data.cache import CachedEpisodes
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.cache.reader import CachedEpisodes
+from saccade.data.lerobot.reader import LeRobotConfig
+from saccade.data.lerobot.writer import LeRobotWriter
 from saccade.data.loader import Loader
 from saccade.data.synthetic import SyntheticConfig
 from saccade.data.windows import ChunkWindow, PairWindow
-from saccade.data.writer import LeRobotWriter
 
 
 def write_small(root: Path) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from saccade.data.episodes import Episodes, Frames
-from saccade.data.images import decode_image
+from saccade.data.video.images import decode_image
 from saccade.errors import DataError
 from saccade.types import Clip, Encoder, Objective
 

@@ -71,7 +71,7 @@ def film() -> str:
     """Write and read a short video; fail unless the pictures come back."""
     import numpy as np
 
-    from saccade.data.video import decode, encode
+    from saccade.data.video.codec import decode, encode
 
     frames = np.linspace(20, 220, 4).round().astype(np.uint8)[:, None, None, None]
     with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from saccade.config import from_dict
 from tests.conftest import Outcome
 from tests.fixtures.bridge import write_bridge, write_bridge_raw
 from tests.fixtures.egodex import write_egodex
@@ -19,7 +20,7 @@ WRITERS = {
     "egodex": write_egodex,
     "libero": write_libero,
     "bridge_raw": write_bridge_raw,
-    "video_folder": write_video_folder,
+    "videos": write_video_folder,
 }
 
 
@@ -32,7 +33,7 @@ def test_the_same_training_runs_on_every_format(
     done = saccade("train", "two_stream:debug", "--data", root, "--out", out)
     assert done.code == 0, done.err
     saved = json.loads((out / "experiment.json").read_text())
-    assert saved["source"]["episodes"]["type"].startswith(f"saccade.data.{name}:")
+    assert from_dict(saved["source"]["episodes"]).format == name
     assert (out / "encoder" / "model.safetensors").is_file()
 
 

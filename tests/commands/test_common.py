@@ -12,7 +12,7 @@ from saccade.commands.common import (
     score,
     with_data,
 )
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.errors import BusyError, ConfigError
 from saccade.recipes import two_stream
 from tests.conftest import held

@@ -16,7 +16,7 @@ import tyro
 
 from saccade.commands.data import VERBS
 from saccade.commands.data.split import parsed
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.splits import load_split
 from saccade.errors import ConfigError
 from tests.conftest import Outcome

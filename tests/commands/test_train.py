@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from saccade.config import from_dict
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.models.streams import StreamsConfig
 from tests.conftest import Outcome, held
 

@@ -9,10 +9,12 @@ import pytest
 from saccade.config import Config, from_dict, to_dict
 from saccade.data import formats, open_episodes
 from saccade.data.episodes import Episodes
-from saccade.data.folder import Folder
+from saccade.data.files.folder import Folder
 from saccade.data.formats import FORMATS, configure
-from saccade.data.lerobot import LeRobot, LeRobotConfig
+from saccade.data.lerobot.reader import LeRobot, LeRobotConfig
+from saccade.data.libero.reader import Libero
 from saccade.errors import ConfigError, DataError
+from tests.fixtures.libero import write_libero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,15 @@ def test_a_folder_is_opened_as_what_it_is(lerobot: Path, sample: Path) -> None:
     assert configure(sample) == SampleConfig(root=sample)
     with pytest.raises(DataError, match=r"meta/info.json is missing"):
         open_episodes(sample, format="lerobot")
+
+
+def test_one_file_of_demonstrations_is_a_data_set(tmp_path: Path) -> None:
+    file = next(write_libero(tmp_path / "libero").rglob("*_demo.hdf5"))
+    one = open_episodes(file)
+    assert isinstance(one, Libero)
+    assert len(set(one.tasks)) == 1
+    with pytest.raises(DataError, match=r"does not exist; give the file or its folder"):
+        open_episodes(tmp_path / "none_demo.hdf5")
 
 
 def test_options_are_parsed_as_their_fields_say(sample: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saccade.data.cache import CachedEpisodes
+from saccade.data.cache.reader import CachedEpisodes
 from saccade.data.framed import FramedEpisodes
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.transforms import Framing
 from tests.contracts import check_reader
 

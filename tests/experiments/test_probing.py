@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.errors import CheckpointError, ConfigError, DataError
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.probing import Probing, subject

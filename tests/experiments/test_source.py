@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.data.index import cache_folder
+from saccade.data.files.index import cache_folder
 from saccade.data.synthetic import Synthetic, SyntheticConfig
 from saccade.errors import ConfigError, DataError
 from saccade.experiments.source import Parts, SourceConfig

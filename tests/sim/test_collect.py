@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saccade.data.lerobot import LeRobotConfig
-from saccade.data.writer import LeRobotWriter
+from saccade.data.lerobot.reader import LeRobotConfig
+from saccade.data.lerobot.writer import LeRobotWriter
 from saccade.errors import BusyError, ConfigError, DataError
 from saccade.sim import collect as module
 from saccade.sim.collect import CollectConfig, Episode, Progress, Slot, collect, record

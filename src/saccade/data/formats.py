@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from saccade.config import Config
-from saccade.data.bridge import BridgeConfig
-from saccade.data.bridge_numpy import BridgeNumpyConfig
-from saccade.data.bridge_raw import BridgeRawConfig
-from saccade.data.droid import DroidConfig
-from saccade.data.droid_raw import DroidRawConfig
-from saccade.data.egodex import EgoDexConfig
+from saccade.data.bridge.npy import BridgeNumpyConfig
+from saccade.data.bridge.raw import BridgeRawConfig
+from saccade.data.bridge.rlds import BridgeConfig
+from saccade.data.droid.raw import DroidRawConfig
+from saccade.data.droid.rlds import DroidConfig
+from saccade.data.egodex.reader import EgoDexConfig
 from saccade.data.episodes import Episodes
-from saccade.data.folder import Folder, open_folder
-from saccade.data.lerobot import LeRobotConfig
-from saccade.data.libero import LiberoConfig
-from saccade.data.rlds import RldsConfig
-from saccade.data.video_folder import VideoFolderConfig
+from saccade.data.files.folder import Folder, open_folder
+from saccade.data.lerobot.reader import LeRobotConfig
+from saccade.data.libero.reader import LiberoConfig
+from saccade.data.rlds.generic import RldsConfig
+from saccade.data.video.folder import VideoFolderConfig
 from saccade.errors import ConfigError, DataError
 
 
@@ -89,6 +89,8 @@ def _named(format: str) -> type[Any]:
 
 
 def _recognised(root: str | Path) -> type[Any]:
+    if str(root).endswith(".hdf5"):  # the one format whose files are data sets by themselves
+        return LiberoConfig
     folder = open_folder(root)
     for kind in FORMATS:
         if kind.recognises(folder):

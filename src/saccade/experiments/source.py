@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from saccade.config import Config
-from saccade.data.cache import CachedEpisodes
+from saccade.data.cache.reader import CachedEpisodes
 from saccade.data.episodes import Episodes, Subset, split
-from saccade.data.faults import OnError
+from saccade.data.files.faults import OnError
+from saccade.data.files.index import cache_folder
 from saccade.data.framed import FramedEpisodes
-from saccade.data.index import cache_folder
 from saccade.data.transforms import Framing
 from saccade.errors import ConfigError
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.comparison import Comparison, Method
 from saccade.experiments.source import SourceConfig

@@ -7,7 +7,7 @@ the literature. Every recipe of one size sees the same samples at the same resol
 from pathlib import Path
 from typing import TypedDict
 
-from saccade.data.lerobot import LeRobotConfig
+from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.synthetic import SyntheticConfig
 from saccade.data.windows import PairWindow
 from saccade.experiments.source import SourceConfig

@@ -30,7 +30,7 @@ from jaxtyping import Float32, UInt8
 
 from saccade.checkpoint import write_atomic
 from saccade.config import to_dict
-from saccade.data.writer import LeRobotWriter
+from saccade.data.lerobot.writer import LeRobotWriter
 from saccade.errors import BusyError, ConfigError, DataError, SaccadeError
 from saccade.processes import die_with_parent
 from saccade.sim.metaworld import AXES, MAX_STEPS, MetaWorld, find_tasks, instruction

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from saccade.data import remote_transfer
-from saccade.data.folder import open_folder
-from saccade.data.remote import RemoteFolder
-from saccade.data.remote_cache import twins
-from saccade.data.remote_twin import BLOCK
+from saccade.data.files.folder import open_folder
+from saccade.data.remote import transfer as remote_transfer
+from saccade.data.remote.cache import twins
+from saccade.data.remote.folder import RemoteFolder
+from saccade.data.remote.twin import BLOCK
 from tests.fixtures.fault_proxy import FaultProxy, fault_proxy
 
 SIZE = 5 * BLOCK + 12345

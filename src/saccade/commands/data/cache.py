@@ -8,10 +8,10 @@ import tyro
 
 from saccade.commands.data.convert import run
 from saccade.commands.data.source import Faults, Source, Work
-from saccade.data.cache import CachedEpisodes
-from saccade.data.convert import Conversion
+from saccade.data.cache.reader import CachedEpisodes
 from saccade.data.episodes import Episodes, Subset
-from saccade.data.index import cache_folder
+from saccade.data.files.index import cache_folder
+from saccade.data.passes.convert import Conversion
 from saccade.data.transforms import Framing
 from saccade.errors import ConfigError, DataError
 

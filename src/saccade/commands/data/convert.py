@@ -9,8 +9,8 @@ import tyro
 from saccade.commands.common import say
 from saccade.commands.data.source import Faults, Source, Work
 from saccade.config import Config
-from saccade.data.convert import Conversion, Outcome, convert, make_plan
 from saccade.data.episodes import Episodes
+from saccade.data.passes.convert import Conversion, Outcome, convert, make_plan
 from saccade.errors import ConfigError
 
 LISTED = 10  # skipped episodes that are printed

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from saccade.commands.data.source import Faults
-from saccade.data.droid_raw import Outcome, write_csv
+from saccade.data.droid.raw import Outcome, write_csv
 
 
 @dataclass(frozen=True, kw_only=True)

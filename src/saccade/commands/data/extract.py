@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from saccade.data.archive import extract
+from saccade.data.files.archive import extract
 
 
 @dataclass(frozen=True, kw_only=True)

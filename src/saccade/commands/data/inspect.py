@@ -10,9 +10,9 @@ from rich.table import Table
 
 from saccade.commands.data.source import Source, name_of, wide_console
 from saccade.data.episodes import Episodes
-from saccade.data.index import cache_folder
-from saccade.data.statistics import Numbers
-from saccade.data.survey import Survey, oddities, survey
+from saccade.data.files.index import cache_folder
+from saccade.data.passes.statistics import Numbers
+from saccade.data.passes.survey import Survey, oddities, survey
 from saccade.report.pictures import save_strip
 
 SHOWN = ("min", "mean", "max")

@@ -12,8 +12,8 @@ from rich.console import Console
 from saccade.commands.common import data_set
 from saccade.config import Config
 from saccade.data.episodes import Episodes
-from saccade.data.faults import OnError
-from saccade.data.shards import Shard, cores
+from saccade.data.files.faults import OnError
+from saccade.data.passes.shards import Shard, cores
 from saccade.errors import ConfigError
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from saccade.checkpoint import write_atomic
 from saccade.commands.common import say
 from saccade.commands.data.source import Faults, Source, Work, wide_console
-from saccade.data.normalisation import Counted, count_numbers, describe_all
-from saccade.data.shards import load_parts, save_part
+from saccade.data.passes.normalisation import Counted, count_numbers, describe_all
+from saccade.data.passes.shards import load_parts, save_part
 from saccade.data.splits import load_split
 from saccade.errors import ConfigError
 

@@ -9,8 +9,8 @@ import tyro
 
 from saccade.checkpoint import write_atomic
 from saccade.commands.data.source import Source, Work
-from saccade.data.shards import load_parts, save_part
-from saccade.data.verify import merge, verify
+from saccade.data.passes.shards import load_parts, save_part
+from saccade.data.passes.verify import merge, verify
 from saccade.errors import ConfigError
 
 SHOWN = 20  # faults printed; the report has all

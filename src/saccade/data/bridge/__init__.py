@@ -1,0 +1,1 @@
+"""Bridge V2: as RLDS, as raw folders of JPEG and pickles, and as NumPy files."""

@@ -1,0 +1,280 @@
+"""Frames of any reader, decoded once, then read from a memory map.
+
+    FOLDER/<digest of data set, camera, framing and version>/frames.u8   [n, 3, size, size]
+                                                             done.u64    one number per episode
+
+Training reads pairs at random, which costs a video decoder milliseconds and a memory map a copy.
+An episode's number in ``done.u64`` is its checksum and a bit that says that there is one. It is
+written after the episode's pixels have reached the disk, so a build that is killed goes on where
+it was; and it is compared with them when a process first touches the episode.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from crc32c import crc32c
+from jaxtyping import Float32, Float64, Int64, UInt8
+from torch import Tensor
+
+from saccade.checkpoint import space_for, write_atomic
+from saccade.data.cache.build import DONE, MARK, Marker, Work, built
+from saccade.data.episodes import Episodes
+from saccade.data.files.faults import OnError, Skipped
+from saccade.data.transforms import Framing
+from saccade.errors import DataError, SpaceError
+from saccade.progress import progress as shown
+
+VERSION = 2  # of what ``Framing`` computes and of the files; a new one makes new caches
+
+
+class CachedEpisodes(Episodes):
+    """The episodes of a reader with square frames that need no decoding.
+
+    The cache is completed when this is constructed. An episode without a camera, or one that is
+    broken and was skipped, has no such camera here: see ``cameras_of`` and ``skipped``.
+
+    Args:
+        episodes: the reader.
+        folder: where caches are; each camera gets a folder of its own in it.
+        size: side of the square, or a ``Framing``.
+        cameras: which cameras to keep; None keeps every one.
+        workers: processes that decode; 0 decodes in this one. The bytes are the same. With
+            more, a script must be importable (``if __name__ == "__main__"``).
+        on_error: ``raise`` stops at the first episode that cannot be decoded, ``skip`` lists it
+            in ``skipped`` and goes on.
+        most_skipped: share of the episodes of a camera that may be skipped.
+        progress: told how many of all frames are there, instead of a line on the screen.
+
+    Raises:
+        DataError: the reader cannot read a frame, or too many episodes were skipped, or a worker
+            was killed.
+        SpaceError: the cache does not fit on the disk.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        folder: Path,
+        size: int | Framing,
+        cameras: Sequence[str] | None = None,
+        *,
+        workers: int = 0,
+        on_error: OnError = "raise",
+        most_skipped: float = 0.01,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.framing = size if isinstance(size, Framing) else Framing(size=size)
+        self.size = self.framing.size
+        self.fps = episodes.fps
+        self.cameras = episodes.cameras if cameras is None else tuple(cameras)
+        self.lengths, self.tasks = episodes.lengths, episodes.tasks
+        self.state_names, self.action_names = episodes.state_names, episodes.action_names
+        known = episodes.world_to_camera
+        self.world_to_camera = {name: known[name] for name in self.cameras if name in known}
+        edge = f"/{self.framing.edge}" if self.framing.edge else ""
+        self.fingerprint = f"{episodes.fingerprint}@{self.size}{edge}"
+        self.episodes = episodes
+        self.folders = {camera: folder / self._digest(camera) for camera in self.cameras}
+        self.skipped = {}  # reasons, by names such as "episode 3, camera front"
+        self._starts = [0, *accumulate(self.lengths)]
+        self._broken: set[tuple[int, str]] = set()
+        self._maps: dict[str, _Map] = {}
+        self._complete(folder, workers, on_error, most_skipped, progress)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}  # each process maps the files itself
+
+    def numbers(
+        self, episode: int, frames: Int64[np.ndarray, " t"]
+    ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
+        """Return what the reader says."""
+        return self.episodes.numbers(episode, frames)
+
+    def pixels(
+        self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
+    ) -> UInt8[Tensor, "t 3 {self.size} {self.size}"]:
+        """Copy frames of one episode from the memory map.
+
+        Raises:
+            DataError: the file was changed after it was written.
+        """
+        mapped = self._mapped(camera)
+        if not mapped.checked[episode]:
+            self._check(episode, camera)
+            mapped.checked[episode] = True
+        return torch.from_numpy(mapped.frames[self._starts[episode] + frames])
+
+    def verify(self) -> None:
+        """Compare every cached frame with its checksum.
+
+        Raises:
+            DataError: a file was changed after it was written.
+        """
+        for camera in self.cameras:
+            for episode in range(len(self.lengths)):
+                if camera in self.cameras_of(episode):
+                    self._check(episode, camera)
+
+    def cameras_of(self, episode: int) -> tuple[str, ...]:
+        """Return the cached cameras that the episode has, and that are not broken."""
+        has = self.episodes.cameras_of(episode)
+        return tuple(c for c in self.cameras if c in has and (episode, c) not in self._broken)
+
+    def about(self, episode: int) -> dict[str, Any]:
+        """Return what the reader says."""
+        return self.episodes.about(episode)
+
+    def camera_poses(self, episode: int, camera: str) -> Float64[np.ndarray, "t 4 4"] | None:
+        """Return what the reader says."""
+        return self.episodes.camera_poses(episode, camera)
+
+    def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
+        """Return the matrix for the cached squares. Decodes a frame of the reader."""
+        matrix = self.episodes.intrinsics(episode, camera)
+        if matrix is None or not self.lengths[episode]:
+            return None
+        frame = self.episodes.pixels(episode, camera, np.zeros(1, np.int64))
+        return self.framing.matrix(*frame.shape[2:]) @ matrix
+
+    def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
+        """Return what the reader says."""
+        return self.episodes.timestamps(episode)
+
+    @property
+    def size_on_disk(self) -> int:
+        """How many bytes the frames take."""
+        paths = (folder / "frames.u8" for folder in self.folders.values())
+        return sum(path.stat().st_blocks * 512 for path in paths if path.exists())
+
+    def _digest(self, camera: str) -> str:
+        framing = [self.framing.size, self.framing.edge]
+        key = json.dumps([self.episodes.fingerprint, camera, framing, VERSION])
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def _mapped(self, camera: str) -> "_Map":
+        if camera not in self._maps:
+            folder, shape = self.folders[camera], (-1, 3, self.size, self.size)
+            if self._starts[-1]:
+                frames = np.asarray(np.memmap(folder / "frames.u8", np.uint8, "r")).reshape(shape)
+            else:  # nothing cannot be mapped
+                frames = np.empty((0, *shape[1:]), np.uint8)
+            marks = np.fromfile(folder / "done.u64", MARK)
+            self._maps[camera] = _Map(frames, marks, np.zeros(len(marks), bool))
+        return self._maps[camera]
+
+    def _check(self, episode: int, camera: str) -> None:
+        mapped = self._mapped(camera)
+        pixels = mapped.frames[self._starts[episode] : self._starts[episode + 1]]
+        if int(mapped.marks[episode]) != DONE | crc32c(pixels.data):
+            raise DataError(
+                f"frames of episode {episode} in {self.folders[camera] / 'frames.u8'} have not the "
+                "checksum with which they were written; delete that folder and run again"
+            )
+
+    def _missing(self, camera: str) -> list[int]:
+        """List the episodes still to be decoded; all of them where a file has the wrong size."""
+        having = [i for i in range(len(self.lengths)) if camera in self.episodes.cameras_of(i)]
+        if not self._intact(camera):
+            return having
+        marks = np.fromfile(self.folders[camera] / "done.u64", MARK)
+        return [i for i in having if not marks[i]]
+
+    def _intact(self, camera: str) -> bool:
+        """Whether both files are there and of the right sizes."""
+        paths = [self.folders[camera] / name for name in ("frames.u8", "done.u64")]
+        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
+        return sizes == [self._bytes(self._starts[-1]), len(self.lengths) * MARK.itemsize]
+
+    def _bytes(self, frames: int) -> int:
+        return frames * 3 * self.size**2
+
+    def _complete(
+        self,
+        folder: Path,
+        workers: int,
+        on_error: OnError,
+        most_skipped: float,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        missing = {camera: self._missing(camera) for camera in self.cameras}
+        if not any(missing.values()):
+            return
+        left = sum(self.lengths[i] for members in missing.values() for i in members)
+        folder.mkdir(parents=True, exist_ok=True)
+        need, free = self._bytes(left), shutil.disk_usage(folder).free
+        if need > free:
+            raise SpaceError(
+                f"the frame cache needs {need / 1e9:.2f} GB in {folder}, {free / 1e9:.2f} GB are "
+                "free; free some space, choose another folder or a smaller size"
+            )
+        total = self._starts[-1] * len(self.cameras)
+        done = total - left
+        with _reporting(f"caching {self.size} px frames in {folder}", total, progress) as told:
+            told(done)
+            for camera, members in missing.items():
+                skipped = Skipped(on_error, most_skipped)
+                with space_for(folder):
+                    for episode in self._build(camera, workers, skipped) if members else ():
+                        done = min(done + self.lengths[episode], total)
+                        told(done)
+                skipped.settle(len(self.lengths), "episodes")
+                self.skipped = {**self.skipped, **skipped.found}
+            if done < total:  # the rest was done by another process
+                told(total)
+
+    def _build(self, camera: str, workers: int, skipped: Skipped) -> Iterator[int]:
+        """Decode the missing episodes of one camera, yielding each when it is written."""
+        folder = self.folders[camera]
+        frames, done = folder / "frames.u8", folder / "done.u64"
+        with _locked(folder):
+            missing = self._missing(camera)  # another process may have built it while we waited
+            if not self._intact(camera):
+                write_atomic(done, bytes(len(self.lengths) * MARK.itemsize))
+                frames.write_bytes(b"")
+                os.truncate(frames, self._bytes(self._starts[-1]))
+            work = Work(self.episodes, camera, self.framing, frames, self._starts)
+            with Marker(frames, done) as marker:
+                for episode, result in built(work, missing, workers):
+                    if isinstance(result, DataError):
+                        skipped.add(f"episode {episode}, camera {camera}", result)
+                        self._broken.add((episode, camera))
+                    else:
+                        marker.mark(episode, result)
+                    yield episode
+
+
+class _Map(NamedTuple):
+    frames: UInt8[np.ndarray, "n 3 _ _"]
+    marks: np.ndarray
+    checked: np.ndarray  # bool, per episode: compared with its checksum in this process
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, waiting for it; the system frees it when a process dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _reporting(
+    what: str, total: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how much is done, and tells the caller or the screen."""
+    if progress is not None:
+        yield lambda done: progress(done, total)
+    else:
+        with shown(what, total, "frames") as told:
+            yield told

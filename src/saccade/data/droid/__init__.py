@@ -1,0 +1,1 @@
+"""DROID: as RLDS in every release, and raw as the laboratories uploaded it."""

@@ -1,0 +1,1 @@
+"""EgoDex: head-camera video with the joints of both hands."""

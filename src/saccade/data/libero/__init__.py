@@ -1,0 +1,1 @@
+"""LIBERO demonstrations in HDF5."""

@@ -1,0 +1,1 @@
+"""RLDS data sets in TFRecord shards, without TensorFlow."""
