@@ -15,7 +15,7 @@ Units are SI: metres, radians, seconds, hertz. A gripper is 1 open, 0 closed.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -90,6 +90,50 @@ class Encoder(nn.Module):
                 f"{asdict(encoder.preprocessing)}; use the version of saccade that wrote it"
             )
         return encoder.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a world model has seen, with the work done that every candidate action shares."""
+
+    features: Float[Tensor, "t n d"]
+    state: Float[Tensor, "t s"]
+    shared: Any = None  # of the model that made it, such as keys and values of earlier frames
+
+
+class WorldModel(nn.Module):
+    """Predicts what it will see if it acts: features of the next frames, given actions.
+
+    One step is one action and lasts ``step_seconds``; state and action have the axes named here,
+    in SI units, grippers as the model was trained.
+    """
+
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    step_seconds: float
+
+    def encode(self, video: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t n d"]:
+        """Return the features that are predicted and compared, ``n`` tokens for each frame."""
+        raise NotImplementedError
+
+    def look(
+        self,
+        features: Float[Tensor, "t n d"],
+        state: Float[Tensor, "t s"],
+        action: Float[Tensor, "k a"],
+    ) -> Context:
+        """Prepare for many candidates after ``t`` frames; ``k = t - 1`` actions were between."""
+        raise NotImplementedError
+
+    def imagine(self, context: Context, action: Float[Tensor, "b k a"]) -> Float[Tensor, "b k n d"]:
+        """Return the features after each of ``k`` actions for ``b`` candidates, differentiable."""
+        raise NotImplementedError
+
+    def moved(
+        self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"]
+    ) -> Float[Tensor, "*b s"]:
+        """Return the state that an action leads to, as the model's own unrolling assumes it."""
+        raise NotImplementedError
 
 
 class Objective(nn.Module):
