@@ -73,3 +73,11 @@ def test_where_roll_and_yaw_are_one_roll_has_all_of_it(pitch: float) -> None:
     angles = geometry.matrix_to_euler_xyz(locked)
     np.testing.assert_allclose(angles, [0.5 - np.sign(pitch) * 0.2, pitch, 0], atol=1e-9)
     np.testing.assert_allclose(geometry.euler_xyz_to_matrix(angles), locked, atol=1e-9)
+
+
+def test_two_columns_are_completed_to_the_matrix_they_came_from() -> None:
+    turned = Rotation.from_rotvec(RNG.normal(size=(5, 3))).as_matrix()
+    columns = np.concatenate([turned[..., 0], turned[..., 1]], -1)
+    np.testing.assert_allclose(geometry.columns_to_matrix(columns), turned, atol=1e-12)
+    skewed = columns + np.concatenate([np.zeros((5, 3)), 0.3 * turned[..., 0]], -1)
+    np.testing.assert_allclose(geometry.columns_to_matrix(2 * skewed), turned, atol=1e-12)

@@ -3,6 +3,7 @@
     matrix          R [3, 3], p_new = R p
     Euler xyz       (roll, pitch, yaw), extrinsic: R = Rz(yaw) Ry(pitch) Rx(roll)
     rotation vector the axis times the angle, the angle in [0, pi]
+    columns         the first two of R, one after the other: r11 r21 r31 r12 r22 r32
 
 A rotation vector changes frame like any vector (``to_frame``), but not in a mirror: it is axial.
 Camera axes are x right, y down, z forward.
@@ -41,6 +42,18 @@ def rotation_vector_to_matrix(vector: Float[np.ndarray, "*b 3"]) -> Matrices:
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*x.shape, 3, 3)
     turns = np.sqrt(x**2 + y**2 + z**2)[..., None, None] / np.pi  # np.sinc(t) = sin(pi t) / (pi t)
     return np.eye(3) + np.sinc(turns) * cross + np.sinc(turns / 2) ** 2 / 2 * cross @ cross
+
+
+def columns_to_matrix(columns: Float[np.ndarray, "*b 6"]) -> Matrices:
+    """Complete the first two columns of a matrix, made orthonormal (Zhou et al., 2019).
+
+    https://arxiv.org/abs/1812.07035
+    """
+    first, second = np.split(columns.astype(np.float64), 2, -1)
+    x = first / np.linalg.norm(first, axis=-1, keepdims=True)
+    along = (x * second).sum(-1, keepdims=True)
+    y = (second - along * x) / np.linalg.norm(second - along * x, axis=-1, keepdims=True)
+    return np.stack([x, y, np.cross(x, y)], -1)
 
 
 def matrix_to_rotation_vector(matrix: Matrices) -> Float64[np.ndarray, "*b 3"]:

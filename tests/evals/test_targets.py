@@ -72,10 +72,27 @@ def test_axes_are_taken_by_name_not_by_order() -> None:
     np.testing.assert_allclose(found["position", "world"].values, [[0.1, 0.2, 0.3]], atol=1e-6)
 
 
-@pytest.mark.parametrize("names", [("x", "y"), ("left.x", "right.x"), ("j0", "j1"), ("rx", "yaw")])
+@pytest.mark.parametrize(
+    "names", [("x", "y"), ("left.x", "right.x"), ("x", "x"), ("j0", "j1"), ("rx", "yaw")]
+)
 def test_states_that_name_no_whole_group_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="name"):
         targets(Poses(MOVES[:, :2], names), first_pair(1), "front", "displacement")
+
+
+def test_two_hands_are_predicted_together_and_finger_tips_with_them_are_not() -> None:
+    matrix = Rotation.from_rotvec([[0, 0, 0], [0, 0, 0.5]]).as_matrix()
+    axes = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32")
+    names, columns = [], []
+    for hand, way in (("left", 1.0), ("right", -2.0)):
+        names += [f"{hand}.{axis}" for axis in axes] + [f"{hand}_tip.{axis}" for axis in "xyz"]
+        columns += [np.outer([0, 1], [way, 0, 0]), *matrix.transpose(2, 0, 1)[:2], np.zeros((2, 3))]
+    poses = Poses(np.concatenate(columns, 1), tuple(names), TURN)
+    found = by_key(targets(poses, first_pair(1), "front", "displacement"))
+    position, rotation = found["position", "camera"], found["rotation", "world"]
+    np.testing.assert_allclose(position.values, [[0, 0, 1, 0, 0, -2]], atol=1e-6)
+    np.testing.assert_allclose(rotation.values, [[0, 0, 0.5, 0, 0, 0.5]], atol=1e-6)
+    assert position.tolerance == pytest.approx(0.01 * 2**0.5)
 
 
 def test_a_label_that_is_not_finite_names_its_episode() -> None:

@@ -1,10 +1,12 @@
 """The demonstration: real physics, real training, real evidence, in minutes on two CPU cores."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saccade.data.lerobot.reader import LeRobotConfig
+from saccade.config import Config
+from saccade.data.episodes import Episodes
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.comparison import Comparison, Method
 from saccade.experiments.source import SourceConfig
@@ -42,7 +44,7 @@ def collection(out: Path) -> "CollectConfig":
     )
 
 
-def comparison(data: Path, cache: Path) -> Comparison:
+def comparison(episodes: Config[Episodes], held_out: Sequence[str], cache: Path) -> Comparison:
     """Two-Stream (both presets), Single-Stream and VideoMAE on equal budgets and the same pairs."""
     recipes = {
         "two-stream": ("two_stream:strong_tiny", two_stream.strong_tiny()),
@@ -51,8 +53,8 @@ def comparison(data: Path, cache: Path) -> Comparison:
         "video-mae": ("video_mae:strong_tiny", video_mae.strong_tiny()),
     }
     source = SourceConfig(
-        episodes=LeRobotConfig(root=data),
-        held_out_tasks=tuple(task.replace("-", " ") for task in HELD_OUT),
+        episodes=episodes,
+        held_out_tasks=tuple(task.replace("-", " ") for task in held_out),
         cache=str(cache),
     )
     return Comparison(
