@@ -44,7 +44,7 @@ check: .venv/.installed-dev
 
 .PHONY: bench
 bench: .venv/.installed-dev
-	for name in collection loader train_step; do $(BIN)/python benchmarks/$$name.py; done
+	for name in collection hdf5 loader rlds train_step video; do $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: clean
 clean:

@@ -1,9 +1,18 @@
 """Random reads of LIBERO's HDF5 files against h5py opened for every item, and memory over time.
 
-Both return both cameras, the hand, the gripper and the action of random steps, or of chunks of
-neighbouring steps, from the page cache; ours also turns the pictures upright. ``--soak 100000``
-reads so many samples instead, of generated files or of any data set (``--data``), and reports the
-memory of the process: it must not grow with samples, nor with ten times the episodes.
+All from the page cache, both cameras, the hand, the gripper and the actions, in three cases:
+
+* ``step``: one step.
+* ``policy``: one step and the actions of a chunk, which is what a policy is trained on.
+* ``chunk``: neighbouring steps. The peer opens the file for each step, as a data set whose item
+  is a step does, or once and reads one slice of each array (``slice``).
+
+Ours also turns the pictures upright. ``ceiling`` is what the ratio would be if reading took no
+more than one copy of the pixels, in the order in which they are stored, from memory to memory.
+
+``--soak 100000`` reads so many samples instead, of generated files or of any data set (``--data``),
+and reports the memory of the process: it must not grow with samples, nor with ten times the
+episodes.
 """
 
 import itertools
@@ -72,47 +81,76 @@ def write_files(root: Path, demos: int, length: int, size: int) -> list[Path]:
     return paths
 
 
-def read_per_item(path: Path, demo: int, start: int, steps: int) -> list[np.ndarray]:
-    """Open a file for one item."""
+def read_per_item(path: Path, demo: int, start: int, steps: int, ahead: int) -> list[np.ndarray]:
+    """Open a file for one item: what is seen in some steps, and the actions from the first on."""
     with h5py.File(path) as file:
         group: Any = file[f"data/demo_{demo}"]
         rows = slice(start, start + steps)
         seen = [group["obs"][name][rows] for name in (*CAMERAS, *TABLES)]
-        return [*seen, group["actions"][start + 1 : start + 1 + steps]]
+        return [*seen, group["actions"][start + 1 : start + 1 + ahead]]
 
 
-def compare(paths: list[Path], steps: int, options: Options) -> dict[str, Any]:
-    """Time reads of so many steps."""
+def compare(paths: list[Path], steps: int, ahead: int, options: Options) -> dict[str, Any]:
+    """Time reads of so many steps with the actions of so many."""
     data, rng = LiberoConfig(root=paths[0].parent).build(), np.random.default_rng(steps)
-
+    last = data.lengths[0] - max(steps, ahead)
     places = zip(
         rng.integers(len(data.lengths), size=5000).tolist(),
-        rng.integers(data.lengths[0] - steps, size=5000).tolist(),
+        rng.integers(last, size=5000).tolist(),
         strict=True,
     )
     draw = itertools.cycle(places)
 
     def ours(episode: int, start: int) -> Any:
-        return data.read(episode, np.arange(start, start + steps))
+        seen = data.read(episode, np.arange(start, start + steps))
+        if ahead > steps:
+            _, action = data.numbers(episode, np.arange(start, start + ahead))
+            seen["action"] = torch.from_numpy(action)
+        return seen
 
-    def theirs(episode: int, start: int) -> list[np.ndarray]:
+    def theirs(episode: int, start: int, steps: int = steps, ahead: int = ahead) -> Any:
         which, demo = divmod(episode, options.demos)
-        return read_per_item(paths[which], demo, start, steps)
+        return read_per_item(paths[which], demo, start, steps, ahead)
 
-    one, other = ours(1, 3), theirs(1, 3)
-    for view in range(2):
-        upright = torch.from_numpy(other[view][:, ::-1].copy()).permute(0, 3, 1, 2)
-        assert torch.equal(one["video"][:, view], upright), "they do not read the same"
+    def each(episode: int, start: int) -> Any:
+        items = [theirs(episode, start + i, 1, 1) for i in range(steps)]
+        return [np.concatenate(arrays) for arrays in zip(*items, strict=True)]
+
+    shape = (options.demos * options.length, options.size, options.size, 3)
+    stored = np.full(shape, 7, np.uint8)  # zeros would be one page of memory
+
+    def copy(episode: int, start: int) -> Any:
+        first = episode % options.demos * options.length + start
+        return [stored[first : first + steps].copy() for _ in CAMERAS]
+
+    require_equal(ours(1, 3), theirs(1, 3))
+    readers = {"ours": ours, "slice": theirs, "copy": copy}
+    if steps > 1:
+        readers["peer"] = each
+        require_equal(ours(1, 3), each(1, 3))
     variants: dict[str, Work] = {
-        "ours": lambda: len([ours(*next(draw))]),
-        "peer": lambda: len([theirs(*next(draw))]),
+        name: lambda read=read: len([read(*next(draw))]) for name, read in readers.items()
     }
     rates = measure(variants, options.repeats)
-    return {
-        "ours": median(rates["ours"]),
-        "peer_samples_per_second": median(rates["peer"]),
-        "ratio": ratio(rates["ours"], rates["peer"]),
-    }
+    found = {name: median(values) for name, values in rates.items()}
+    peer = rates.get("peer", rates["slice"])
+    result: dict[str, Any] = {"ours": found["ours"], "peer_samples_per_second": median(peer)}
+    result |= {"ratio": ratio(rates["ours"], peer), "ceiling": ratio(rates["copy"], peer)}
+    if "peer" in rates:
+        result["slice"] = {
+            "peer_samples_per_second": found["slice"],
+            "ratio": ratio(rates["ours"], rates["slice"]),
+            "ceiling": ratio(rates["copy"], rates["slice"]),
+        }
+    return result
+
+
+def require_equal(ours: Any, theirs: list[np.ndarray]) -> None:
+    """See that both read the same pixels and actions."""
+    for view in range(2):
+        upright = torch.from_numpy(theirs[view][:, ::-1].copy()).permute(0, 3, 1, 2)
+        assert torch.equal(ours["video"][:, view], upright), "they do not read the same pixels"
+    assert np.allclose(ours["action"][:, :6], theirs[-1][:, :6]), "nor the same actions"
 
 
 def memory() -> dict[str, float]:
@@ -158,8 +196,13 @@ def main(options: Options) -> None:
                 result["soak"][f"{times}x"] = soak(data, options.soak)
         else:
             paths = write_files(Path(folder), options.demos, options.length, options.size)
-            result |= {"unit": "samples/s", **compare(paths, 1, options)}
-            result |= {"chunk": compare(paths, options.chunk, options)}
+            result |= {"unit": "samples/s"}
+            for name, steps, ahead in (
+                ("step", 1, 1),
+                ("policy", 1, options.chunk),
+                ("chunk", options.chunk, options.chunk),
+            ):
+                result[name] = compare(paths, steps, ahead, options)
     emit(result | {"sizes": sizes})
 
 

@@ -104,6 +104,17 @@ def test_video() -> None:
         assert result[kind]["ours_times_faster_than"]["pyav"] > 0
 
 
+def test_hdf5() -> None:
+    toy = ("--demos", "2", "--length", "24", "--size", "16", "--repeats", "1")
+    result = run("hdf5.py", *toy)
+    assert (result["benchmark"], result["peer"]) == ("hdf5", "h5py, opened per item")
+    for case in (result["step"], result["policy"], result["chunk"], result["chunk"]["slice"]):
+        assert min(case[name] for name in ("peer_samples_per_second", "ratio", "ceiling")) > 0
+    watched = run("hdf5.py", *toy, "--soak", "50")["soak"]
+    assert {name: found["episodes"] for name, found in watched.items()} == {"1x": 4, "10x": 40}
+    assert all(found["late"]["rss"] > 0 for found in watched.values())
+
+
 def test_collection() -> None:
     result = run("collection.py", "--size", "32", "--episodes", "1", "--repeats", "1")
     assert (result["benchmark"], result["peer"]) == ("collection", "env.render()")

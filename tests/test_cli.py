@@ -1,3 +1,4 @@
+import errno
 import importlib
 import json
 import re
@@ -112,7 +113,7 @@ def test_a_file_in_place_of_a_folder_is_named(saccade: Saccade, tmp_path: Path) 
     (tmp_path / "file").touch()
     done = saccade(*train(tmp_path / "file"))
     assert done.code == 2
-    assert f"{tmp_path / 'file'}: File exists; give a folder" in done.err
+    assert f"{tmp_path / 'file'}: File exists; give a place" in done.err
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,9 @@ def test_a_file_in_place_of_a_folder_is_named(saccade: Saccade, tmp_path: Path) 
         (MemoryError(), 7, "out of memory; lower the batch size"),
         (RuntimeError("CUDA out of memory. Tried"), 7, "out of memory; lower the batch size"),
         (ModuleNotFoundError("No", name="mujoco"), 2, "mujoco is not installed; `saccade doctor`"),
+        (OSError(errno.EROFS, "Read-only file system", "/a"), 2, "/a: Read-only file system; give"),
+        (OSError(errno.EISDIR, "Is a directory", "/a"), 2, "/a: Is a directory; give a place"),
+        (OSError(errno.ENOSPC, "No space left", "/a"), 5, "/a: No space left; free some space"),
     ],
 )
 def test_what_happens_to_a_process_has_a_code(

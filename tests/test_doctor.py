@@ -19,7 +19,9 @@ def test_a_good_machine_passes_every_required_check(tmp_path: Path, monkeypatch)
     assert checks["torch"].detail.startswith("2.")
     assert checks["video"].detail == "H.264 round trip"
     assert "MUJOCO_GL=" in checks["rendering"].detail
-    assert not checks["extra log"].required
+    for extra in ("sim", "log", "remote"):
+        assert not checks[f"extra {extra}"].required
+    assert "s3fs" in checks["extra remote"].detail
 
 
 def test_broken_graphics_are_found_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +69,7 @@ def test_an_unwritable_cache_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_packages_are_compared_with_what_the_core_and_each_extra_ask_for(monkeypatch) -> None:
     lines = ["av>=15", "torch>=2.10", "absent>=1", 'old<4,>=3.1.1; extra == "sim"']
+    lines.append("s3fs; extra == 'remote'")
     have = {"av": "18.1.0", "torch": "2.9.1+cpu", "old": "3.1"}
 
     def version(name: str) -> str:
@@ -81,4 +84,8 @@ def test_packages_are_compared_with_what_the_core_and_each_extra_ask_for(monkeyp
         ["torch 2.9.1+cpu is below 2.10", "absent is missing"],
     )
     assert doctor._installed("sim") == ([], ["old 3.1 is below 3.1.1"])
+    assert doctor._installed("remote") == ([], ["s3fs is missing"])
+    remote = next(check for check in doctor._extras() if check.name == "extra remote")
+    assert (remote.ok, remote.required) == (False, False)
+    assert remote.mend == "pip install 'saccade[remote]'"
     assert not doctor._check_packages().ok

@@ -5,6 +5,7 @@ module of ``saccade.commands`` with ``main(args) -> exit code``, imported when i
 that ``--help`` answers at once.
 """
 
+import errno
 import importlib
 import sys
 
@@ -32,6 +33,10 @@ Exit codes: 0 done, 2 usage or settings, 3 data, 4 checkpoint, 5 no space, 6 not
 
 VERBS = ("doctor", "collect", "data", "train", "probe", "compare", "report", "demo")
 OUT_OF_MEMORY, INTERRUPTED = 7, 130
+ELSEWHERE, SPACE = (2, "give a place that may be written"), (5, "free some space and run again")
+UNWRITABLE = dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR), ELSEWHERE
+) | dict.fromkeys((errno.ENOSPC, errno.EDQUOT), SPACE)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,11 +52,14 @@ def main(argv: list[str] | None = None) -> int:
         return fail(2, f"{error.name} is not installed; `saccade doctor` says what to install")
     except KeyboardInterrupt:
         return fail(INTERRUPTED, "interrupted")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        return fail(2, f"{error.filename}: {error.strerror}; give a folder that may be written")
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stdout = None
         return 0
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        code, mend = UNWRITABLE[error.errno]
+        return fail(code, f"{error.filename}: {error.strerror}; {mend}")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "out of memory" not in str(error):
             raise

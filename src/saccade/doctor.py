@@ -123,7 +123,7 @@ def _check_packages() -> Check:
 
 def _extras() -> list[Check]:
     checks = []
-    for extra in ("sim", "log"):
+    for extra in ("sim", "finetune", "log", "remote"):
         found, wrong = _installed(extra)
         mend = f"pip install 'saccade[{extra}]'"
         detail = ", ".join(wrong or found)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import tyro
@@ -110,6 +111,25 @@ def test_inspect_tells_what_is_in_it_and_draws_strips(
     assert np.array_equal(strip[:, -32:], frame.permute(1, 2, 0).numpy())
 
 
+def test_inspect_keeps_the_pictures_of_cameras_apart(
+    saccade: Saccade, lerobot: Path, tmp_path: Path
+) -> None:
+    """Keys of pictures may differ before a slash alone."""
+    copied = Path(shutil.copytree(lerobot, tmp_path / "data"))
+    info = copied / "meta" / "info.json"
+    old, new = "observation.images.front", "observation.images.a/front"
+    info.write_text(info.read_text().replace(old, new))
+    (copied / "videos" / new).parent.mkdir()
+    (copied / "videos" / old).rename(copied / "videos" / new)
+    for path in (copied / "meta" / "episodes").rglob("*.parquet"):
+        table = pq.read_table(path)
+        renamed = [name.replace(old, new) for name in table.column_names]
+        pq.write_table(table.rename_columns(renamed), path)
+    done = saccade("data", "inspect", copied, "--out", tmp_path / "pictures")
+    assert done.code == 0, done.err
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["a%2Ffront.png"]
+
+
 def test_inspect_leaves_the_data_set_alone(saccade: Saccade, lerobot: Path, cache: Path) -> None:
     before = contents(lerobot)
     assert saccade("data", "inspect", lerobot, "--sample", 2).code == 0
@@ -147,6 +167,65 @@ def test_verify_lists_what_is_broken(saccade: Saccade, cut: Path, tmp_path: Path
     assert all(fault["camera"] == "front" and ".mp4" in fault["error"] for fault in faults)
 
 
+def test_verify_compares_checksums(saccade: Saccade, lerobot: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(lerobot, tmp_path / "data"))
+    sums, report = tmp_path / "sums", tmp_path / "report.json"
+    verify = ("data", "verify", copied, "--jobs", 1, "--checksums", sums)
+    written = saccade(*verify)
+    assert written.code == 0, written.err
+    assert f"checksums: {sums} (" in written.out
+    assert "written, for the next time)" in written.out
+    assert len(sums.read_text().splitlines()) == sum(path.is_file() for path in copied.rglob("*"))
+    compared = saccade(*verify)
+    assert compared.code == 0
+    assert "; compared)\nnothing is broken" in compared.out
+    (copied / "meta" / "note.txt").touch()
+    changed = saccade(*verify, "--report", report)
+    assert changed.code == 1
+    assert f"broken: data set: meta/note.txt is new, {sums} does not name it" in changed.out
+    found = json.loads(report.read_text())
+    assert [fault["episode"] for fault in found["faults"]] == [-1]
+    assert found["checksums"]["written"] is False
+
+
+def test_verify_takes_checksums_by_shards(saccade: Saccade, lerobot: Path, tmp_path: Path) -> None:
+    one, two, report = tmp_path / "one", tmp_path / "two", tmp_path / "report.json"
+    verify = ("data", "verify", lerobot, "--jobs", 1)
+    assert saccade(*verify, "--checksums", one).code == 0
+    sharded = (*verify, "--report", report)
+    assert saccade(*sharded, "--shard", "0/2").code == 0
+    assert saccade(*sharded, "--shard", "1/2", "--checksums", two).code == 0
+    lacking = saccade(*sharded, "--merge", "--checksums", two)
+    assert (lacking.code, two.exists()) == (3, False)
+    assert "1 of 2 shards ran without --checksums" in lacking.err
+    assert saccade(*sharded, "--shard", "0/2", "--checksums", two).code == 0
+    nowhere = saccade(*sharded, "--merge")
+    assert nowhere.code == 2
+    assert "give --checksums FILE to --merge, too" in nowhere.err
+    for _ in range(2):
+        assert saccade(*sharded, "--merge", "--checksums", two).code == 0
+        assert two.read_bytes() == one.read_bytes()
+    assert "files" not in json.loads(report.read_text())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["verify --report", "verify --checksums", "stats --out", "split --out", "inspect --out"],
+)
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    saccade: Saccade, lerobot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    verb, option = words.split()
+    places = [tmp_path / "file" / "new"] + [tmp_path] * (verb != "inspect")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(LeRobotConfig, "build", lambda config: pytest.fail("the work began"))
+    for place in places:
+        done = saccade("data", verb, lerobot, option, place)
+        assert done.code == 2
+        assert f"error[2]: {place}" in done.err
+        assert "cannot be written; give a file in a folder" in done.err
+
+
 def test_stats_are_the_same_by_shards(saccade: Saccade, lerobot: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     done = saccade("data", "stats", lerobot, "--out", one, "--jobs", 1)
@@ -169,7 +248,7 @@ def test_a_split_is_saved_and_counted(saccade: Saccade, lerobot: Path, tmp_path:
         "data", "split", lerobot, "--by", "task", "--shares", "a=0.5", "b=0.5", "--out", path
     )
     assert done.code == 0
-    assert "a: 6 episodes, 96 frames, 1 tasks" in done.out
+    assert "a: 6 episodes, 96 frames, 1 task\n" in done.out
     parts = load_split(path, LeRobotConfig(root=lerobot).build())
     assert set(parts["a"].tasks).isdisjoint(parts["b"].tasks)
     done = saccade(
@@ -241,3 +320,26 @@ def test_cache_is_what_training_looks_for(saccade: Saccade, lerobot: Path, tmp_p
     assert clips.code == 0, clips.err
     read = LeRobotConfig(root=tmp_path / "clips").build().read(0, np.arange(2))
     assert read["video"].shape == (2, 1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "inspect {data} --sample 0",
+        "inspect {data} --tasks -1",
+        "split {data} --seed -1",
+        "stats {data} --most-skipped nan",
+        "convert {data} {out} --size 5000",
+        "convert {data} {data}/new --dry-run",
+        "cache {data} --edge 9000",
+        "cache {data} --size 8",
+    ],
+)
+def test_a_wrong_setting_is_a_sentence(
+    saccade: Saccade, lerobot: Path, tmp_path: Path, words: str
+) -> None:
+    done = saccade("data", *words.format(data=lerobot, out=tmp_path / "out").split())
+    assert done.code == 2
+    assert done.err.startswith("error[2]: ")
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

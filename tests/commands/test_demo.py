@@ -11,9 +11,7 @@ from saccade.evals.probe import ProbeConfig
 from saccade.recipes import demo, single_stream, two_stream, video_mae
 from saccade.sim.metaworld import find_tasks, instruction
 from tests.conftest import Outcome, train_here, write_lerobot
-from tests.fixtures.bridge import write_bridge
 from tests.fixtures.egodex import write_egodex
-from tests.fixtures.libero import write_libero
 from tests.fixtures.rlds import write_droid
 
 Saccade = Callable[..., Outcome]
@@ -78,7 +76,7 @@ def test_the_held_out_tasks_are_collected_and_never_trained_on(tmp_path: Path) -
     assert not set(demo.TRAIN) & set(demo.HELD_OUT)
 
 
-@pytest.mark.parametrize("write", [write_droid, write_bridge, write_egodex, write_libero])
+@pytest.mark.parametrize("write", [write_droid, write_egodex])
 def test_it_runs_on_any_data_set_by_changing_data_alone(
     saccade: Saccade, small: None, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:

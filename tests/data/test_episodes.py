@@ -111,7 +111,17 @@ def test_states_are_grouped_by_name() -> None:
         "rotation": [3, 4, 5],
         "gripper": [6, 7],
     }
-    assert state_groups(["joint_0"]) == {}
+    assert state_groups(["joint_0", "r1", "r14"]) == {}
+
+
+def test_states_of_two_hands_are_grouped_by_kind() -> None:
+    """As EgoDex names them: a position and two columns of a rotation for each hand."""
+    axes = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32")
+    names = [f"{hand}Hand.{axis}" for hand in ("left", "right") for axis in axes]
+    assert state_groups([*names, "leftThumbTip.x"]) == {
+        "position": [0, 1, 2, 9, 10, 11, 18],
+        "rotation": [*range(3, 9), *range(12, 18)],
+    }
 
 
 def test_a_request_for_what_is_not_there_is_an_error() -> None:

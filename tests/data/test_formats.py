@@ -79,6 +79,7 @@ def test_options_are_parsed_as_their_fields_say(sample: Path) -> None:
     ("options", "message"),
     [
         ({"state": "pos"}, "state is 'pos', expected one of joint, pose"),
+        ({"state": 5}, "state is 5, expected one of joint, pose"),
         ({"fast": "maybe"}, "fast is 'maybe', expected bool"),
         ({"fps": "often"}, "fps is 'often', expected float"),
         ({"first": "1.5"}, "first is '1.5', expected int"),

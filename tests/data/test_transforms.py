@@ -108,9 +108,10 @@ def test_labels_that_cannot_be_mirrored_are_errors() -> None:
     with pytest.raises(ConfigError, match="orientation of camera 'wrist'"):
         mirror(sample(), DATA, "wrist")
     turning = Synthetic(SyntheticConfig())
-    turning.state_names = ("x", "y", "z", "yaw")
-    with pytest.raises(ConfigError, match="rotations"):
-        mirror(sample(), turning, "front")
+    for names in ("x y z yaw", "x y z r11", "x y z joint_1", "x y gripper z_", "l.x l.y r.x r.y"):
+        turning.state_names = tuple(names.split())
+        with pytest.raises(ConfigError, match="rotations, joints or two hands"):
+            mirror(sample(), turning, "front")
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

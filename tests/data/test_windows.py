@@ -110,7 +110,8 @@ def test_seconds_are_resolved_by_timestamps() -> None:
     frames, beyond = window.resolve(DATA, 0, 2, window.frame_steps(2))
     assert frames.tolist() == [2, 6, 10]
     assert not beyond.any()
-    assert window.starts(DATA, 2).tolist() == [12] * 6  # 0.8 s are 8 frames of 10 Hz
+    counts = window.starts(DATA, np.array([2])).counts
+    assert counts.tolist() == [[12]] * 6  # 0.8 s are 8 frames of 10 Hz
 
 
 def test_uneven_clocks_give_the_nearest_frame_and_holes_are_errors() -> None:
@@ -119,6 +120,60 @@ def test_uneven_clocks_give_the_nearest_frame_and_holes_are_errors() -> None:
     assert window.resolve(uneven, 0, 1, window.frame_steps(2))[0].tolist() == [1, 3, 5]
     with pytest.raises(DataError, match="hole"):
         window.resolve(uneven, 0, 8, window.frame_steps(2))
+
+
+class Recorded(Synthetic):
+    """A robot of 15 Hz whose frames are up to 8 ms late; episode 1 lost three frames in a row."""
+
+    asked = 0
+
+    def timestamps(self, episode: int) -> np.ndarray:
+        self.asked += 1
+        number = np.arange(self.lengths[episode])
+        number = number + 3 * (number > 40) * (episode == 1)
+        return number / 15 + 0.004 * (1 + np.sin(2.6 * np.arange(len(number))))
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        ClipWindow(num_frames=5, step_seconds=0.25),
+        ClipWindow(num_frames=5, step_seconds=0.25, every=4),
+        PairWindow(max_gap=6, step_seconds=0.1, law="uniform"),
+        ChunkWindow(history=3, chunk=9, step_seconds=0.25),
+    ],
+)
+def test_a_late_clock_gives_the_nearest_frames_and_plans_avoid_holes(window: Window) -> None:
+    data = Recorded(SyntheticConfig(episodes=2, length=90))
+    data.fps = 15.0
+    plan = window.plan(data, seed=0, epoch=0)
+    assert data.asked == 2, "once per episode, however many gaps there are"
+    for episode, start, gap, _ in plan.tolist():
+        times = data.timestamps(episode)
+        for steps in (window.frame_steps(gap), window.action_steps(gap)):
+            frames, beyond = window.resolve(data, episode, start, steps)
+            off = np.abs(times[start] + steps * window.step_seconds - times[:, None])
+            assert (off[frames, np.arange(len(steps))] == off.min(0)).all()
+            assert (off.min(0)[~beyond] <= 0.05).all()  # 0.75 of 1/15 s
+    starts = set(plan[plan[:, 0] == 1, 1].tolist())
+    assert min(starts) < 41 <= max(starts), "on both sides of the hole"
+
+
+def test_what_reaches_into_a_hole_is_refused() -> None:
+    data = Recorded(SyntheticConfig(episodes=2, length=90))
+    data.fps = 15.0
+    window = TransitionWindow(step_seconds=0.13)
+    assert [1, 40] not in window.plan(data, 0, 0)[:, :2].tolist()
+    with pytest.raises(DataError, match=r"episode 1 has a hole: .* 0\.130 s away from 2\.799 s"):
+        window.read(data, row(start=40, gap=1, episode=1))
+
+
+def test_where_holes_are_everywhere_there_is_no_plan() -> None:
+    data = Recorded(SyntheticConfig(episodes=2, length=42))
+    data.lengths = [0, 42]
+    data.fps = 15.0
+    with pytest.raises(DataError, match=r"\(14 steps of 0.25 s, without a hole\)"):
+        ClipWindow(num_frames=14, step_seconds=0.25).plan(data, 0, 0)
 
 
 def test_a_pair_needs_a_gap() -> None:

@@ -15,7 +15,11 @@ from torch import Tensor
 from saccade.errors import DataError
 
 POSITION = frozenset({"x", "y", "z"})
-ROTATION = frozenset({"roll", "pitch", "yaw", "rx", "ry", "rz"})
+ROTATION = frozenset({"roll", "pitch", "yaw", "rx", "ry", "rz"}) | {
+    f"r{row}{column}"
+    for row in (1, 2, 3)
+    for column in (1, 2, 3)  # of a matrix
+}
 
 
 class Frames(TypedDict):
@@ -260,7 +264,10 @@ def split(
 
 
 def state_groups(names: Sequence[str]) -> dict[str, list[int]]:
-    """Sort state (or action) dimensions into position, rotation and gripper by their names."""
+    """Sort state (or action) dimensions into position, rotation and gripper by their names.
+
+    Names may begin with a body (``leftHand.x``); the groups are over all bodies.
+    """
     groups: dict[str, list[int]] = {"position": [], "rotation": [], "gripper": []}
     for index, name in enumerate(names):
         last = name.lower().rsplit(".", 1)[-1]

@@ -102,12 +102,16 @@ def _recognised(root: str | Path) -> type[Any]:
 
 
 def _parsed(name: str, value: Any, kind: Any) -> Any:
-    """Convert the text of an option to its field's type; other values are taken as they are."""
-    if not isinstance(value, str):
-        return value
+    """Convert the text of an option to its field's type; other values are taken as they are.
+
+    Raises:
+        ConfigError: it is no such value.
+    """
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     if choices and value not in choices:
         raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(map(str, choices))}")
+    if not isinstance(value, str):
+        return value
     if typing.get_origin(kind) is tuple:
         return tuple(part for part in value.split(",") if part)
     truth = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

@@ -13,21 +13,30 @@ from torch import Tensor
 
 from saccade.data.episodes import Episodes
 from saccade.data.transforms import Framing
+from saccade.errors import DataError
 
 
-class FramedEpisodes(Episodes):
-    """The episodes of a reader with frames cut and resized by a ``Framing``; nothing is kept."""
+class SquareEpisodes(Episodes):
+    """The episodes of a reader with frames cut and resized by a ``Framing``; the base of others.
+
+    Raises:
+        DataError: the reader has no such camera.
+    """
 
     def __init__(
         self, episodes: Episodes, framing: Framing, cameras: Sequence[str] | None = None
     ) -> None:
         self.fps = episodes.fps
         self.cameras = episodes.cameras if cameras is None else tuple(cameras)
+        absent = sorted(set(self.cameras) - set(episodes.cameras))
+        if absent:
+            raise DataError(f"there are no cameras {absent}; there are {sorted(episodes.cameras)}")
         self.lengths, self.tasks = episodes.lengths, episodes.tasks
         self.state_names, self.action_names = episodes.state_names, episodes.action_names
         known = episodes.world_to_camera
         self.world_to_camera = {name: known[name] for name in self.cameras if name in known}
-        self.fingerprint = f"{episodes.fingerprint}@{framing.size}/{framing.edge}"
+        edge = f"/{framing.edge}" if framing.edge else ""
+        self.fingerprint = f"{episodes.fingerprint}@{framing.size}{edge}"
         self.episodes, self.framing = episodes, framing
 
     def numbers(
@@ -35,12 +44,6 @@ class FramedEpisodes(Episodes):
     ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
         """Return what the reader says."""
         return self.episodes.numbers(episode, frames)
-
-    def pixels(
-        self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
-    ) -> UInt8[Tensor, "t 3 {self.framing.size} {self.framing.size}"]:
-        """Decode frames and make squares of them."""
-        return self.framing(self.episodes.pixels(episode, camera, frames))
 
     def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
         """Return what the reader says."""
@@ -65,3 +68,13 @@ class FramedEpisodes(Episodes):
             return None
         frame = self.episodes.pixels(episode, camera, np.zeros(1, np.int64))
         return self.framing.matrix(*frame.shape[2:]) @ matrix
+
+
+class FramedEpisodes(SquareEpisodes):
+    """Squares that are made anew whenever they are read."""
+
+    def pixels(
+        self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
+    ) -> UInt8[Tensor, "t 3 {self.framing.size} {self.framing.size}"]:
+        """Decode frames and make squares of them."""
+        return self.framing(self.episodes.pixels(episode, camera, frames))

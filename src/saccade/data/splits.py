@@ -28,11 +28,13 @@ def deal(
     or ``scene``, all episodes that share one go to the same part.
 
     Raises:
-        ConfigError: a share is not positive.
+        ConfigError: a share is not positive, or the seed is negative.
         DataError: a part would be empty, or the data set does not name its tasks or scenes.
     """
     if not shares or not all(np.isfinite(share) and share > 0 for share in shares.values()):
         raise ConfigError(f"shares are {dict(shares)}, expected positive numbers, like train=0.8")
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}, expected 0 or more")
     usable = [i for i, length in enumerate(episodes.lengths) if length]
     if by == "episode":
         dealt = split(Subset(episodes, usable), shares, seed=seed)

@@ -99,6 +99,17 @@ class Framing:
         return np.array([[scales[0], 0, moved[0]], [0, scales[1], moved[1]], [0, 0, 1.0]])
 
 
+def ac_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """Return what ``ac_crop`` keeps of a frame: top, left, height and width, in pixels."""
+    low, high = ASPECTS
+    kept = (height, width)
+    if width / height > high:
+        kept = (height, round(height * high))
+    elif width / height < low:
+        kept = (round(width / low), width)
+    return (height - kept[0]) // 2, (width - kept[1]) // 2, *kept
+
+
 def ac_crop(
     video: UInt8[Tensor, "t 3 h w"], size: int = 256
 ) -> Float32[Tensor, "t 3 {size} {size}"]:
@@ -109,16 +120,8 @@ def ac_crop(
     kept, else the whole frame. That is squashed to a square, bilinear, **not antialiased**
     (https://github.com/facebookresearch/vjepa2, ``app/vjepa_droid/transforms.py``).
     """
-    height, width = video.shape[2:]
-    low, high = ASPECTS
-    if width / height > high:
-        kept = (height, round(height * high))
-    elif width / height < low:
-        kept = (round(width / low), width)
-    else:
-        kept = (height, width)
-    top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
-    part = video[..., top : top + kept[0], left : left + kept[1]].float()
+    top, left, height, width = ac_box(*video.shape[2:])
+    part = video[..., top : top + height, left : left + width].float()
     return F.interpolate(part, (size, size), mode="bilinear", align_corners=False)
 
 
@@ -226,7 +229,8 @@ def mirror(clip: Clip, episodes: Episodes, camera: str) -> Clip:
     is exact for displacements.
 
     Raises:
-        ConfigError: the camera's orientation is unknown, or the labels hold rotations.
+        ConfigError: the camera's orientation is unknown, or the labels are more than one position
+            and grippers.
     """
     if camera not in episodes.world_to_camera:
         raise ConfigError(
@@ -246,10 +250,15 @@ def _reflected(
     values: Float[Tensor, "*b s"], names: tuple[str, ...], reflect: Float[Tensor, "3 3"]
 ) -> Float[Tensor, "*b s"]:
     groups = state_groups(names)
-    if "rotation" in groups:
-        raise ConfigError(f"cannot mirror the rotations among {names}; set flip to 0")
-    position = groups.get("position", [])
-    if len(position) == 3:
+    position, others = groups.get("position", []), set(range(len(names)))
+    axes = [names[i].lower().rpartition(".")[2] for i in position]
+    others -= {*position, *groups.get("gripper", ())}
+    if others or axes not in ([], ["x", "y", "z"]):
+        raise ConfigError(
+            f"cannot mirror {names}: they are not one position (x, y, z) and grippers alone, and "
+            "what rotations, joints or two hands become is not known; set flip to 0"
+        )
+    if position:
         values = values.clone()
         values[..., position] = values[..., position] @ reflect.T
     return values

@@ -9,7 +9,7 @@ timestamps, never by trusting a container's frame rate.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ from saccade.types import Clip
 
 GapLaw = Literal["exponential", "uniform", "linear", "triangular"]
 Plan = Int64[np.ndarray, "n 4"]  # rows of (episode, first frame, gap in steps, key of the sample)
+
+# Of a frame interval. Half is what an even clock needs; a robot's is late by some milliseconds, and
+# 4 Hz out of 15 asks for the middle between two frames half of the time. A lost frame is a hole.
+TOLERANCE = 0.75
 
 
 def gap_probabilities(law: GapLaw, max_gap: int, decay: float = 0.8) -> Float64[np.ndarray, " k"]:
@@ -64,31 +68,45 @@ class Window(ABC):
     def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
         """Return when the actions are, in steps from the start; the number never varies."""
 
-    def starts(self, episodes: Episodes, gap: int) -> Int64[np.ndarray, " e"]:
-        """Count the frames of each episode at which a window with this gap may start."""
-        after = int(self.frame_steps(gap).max(initial=0))
-        if not self.step_seconds:
-            return np.maximum(np.asarray(episodes.lengths) - after, 0)
-        slack = 0.5 / episodes.fps
-        counts = []
-        for episode in range(len(episodes.lengths)):
+    def starts(self, episodes: Episodes, gaps: Int64[np.ndarray, " k"], every: int = 1) -> "Starts":
+        """Find the frames at which a window may start: every n-th one from which all is in reach.
+
+        Each episode's times are asked for once.
+        """
+        after = np.array([self.frame_steps(int(gap)).max(initial=0) for gap in gaps])
+        lengths = np.asarray(episodes.lengths, np.int64)
+        counts = np.maximum(lengths[:, None] - after, 0)
+        first, listed, total = np.full_like(counts, -1), [np.empty(0, np.int64)], 0
+        for episode in np.flatnonzero(lengths).tolist() if self.step_seconds else ():
             times = episodes.timestamps(episode)
-            last = times[-1] - after * self.step_seconds + slack if len(times) else 0.0
-            counts.append(int(np.searchsorted(times, last, side="right")))
-        return np.array(counts, dtype=np.int64)
+            last = times[-1] - after * self.step_seconds + 0.5 / episodes.fps
+            counts[episode] = np.searchsorted(times, last, side="right")
+            if np.diff(times).max(initial=0) <= 2 * TOLERANCE / episodes.fps:
+                continue  # no hole
+            for k, gap in enumerate(gaps):
+                steps = np.concatenate([self.frame_steps(int(gap)), self.action_steps(int(gap))])
+                frames = np.arange(0, counts[episode, k], every)
+                wanted = times[frames, None] + steps * self.step_seconds
+                off = _nearest(times, wanted, episodes.fps)[2]
+                usable = frames[(off <= 0).all(1)]
+                first[episode, k], counts[episode, k] = total, len(usable) * every
+                listed.append(usable)
+                total += len(usable)
+        return Starts(-(-counts // every), every, first, np.concatenate(listed))
 
     def plan(self, episodes: Episodes, seed: int, epoch: int) -> Plan:
         """Draw the samples of one epoch: shuffled episodes, then a gap, then a start.
 
         A gap that an episode is too short for becomes the smallest gap; an episode that is too
-        short even for that is left out.
+        short even for that is left out. No window reaches into a hole in the times.
 
         Raises:
             DataError: no episode is long enough.
         """
         rng = np.random.default_rng((seed, epoch))
         gaps, law = self.gaps()
-        room = np.stack([self.starts(episodes, int(gap)) for gap in gaps], axis=1)  # (e, k)
+        starts = self.starts(episodes, gaps)
+        room = starts.counts
         lengths = np.asarray(episodes.lengths)
         counts = np.full_like(lengths, self.per_episode) if self.per_episode else lengths
         counts = np.where(room[:, 0] > 0, counts, 0)
@@ -97,7 +115,8 @@ class Window(ABC):
         episode = rng.permutation(np.repeat(np.arange(len(lengths)), counts))
         choice = rng.choice(len(gaps), size=len(episode), p=law)
         choice = np.where(room[episode, choice] > 0, choice, 0)
-        start = (rng.random(len(episode)) * room[episode, choice]).astype(np.int64)
+        number = (rng.random(len(episode)) * room[episode, choice]).astype(np.int64)
+        start = starts.frames(episode, choice, number)
         key = rng.integers(2**63 - 1, size=len(episode))
         return np.stack([episode, start, gaps[choice], key], axis=1)
 
@@ -112,11 +131,11 @@ class Window(ABC):
         frames, _ = self.resolve(episodes, episode, start, self.frame_steps(gap))
         commands, beyond = self.resolve(episodes, episode, start, self.action_steps(gap))
         seen = episodes.read(episode, frames, cameras)
-        done = episodes.read(episode, commands, ())
+        _, action = episodes.numbers(episode, commands)  # within the episode: no need to check
         return Clip(
             video=seen["video"],
             state=seen["state"],
-            action=done["action"],
+            action=torch.from_numpy(action),
             is_pad=torch.from_numpy(beyond),
             gap=torch.tensor(gap),
             episode=torch.tensor(episode),
@@ -126,8 +145,9 @@ class Window(ABC):
 
     def _too_long(self, episodes: Episodes) -> DataError:
         needed = int(self.frame_steps(int(self.gaps()[0][0])).max(initial=0)) + 1
+        each = f" of {self.step_seconds:g} s, without a hole" if self.step_seconds else ""
         return DataError(
-            f"no episode is as long as the shortest window ({needed} steps); the longest of "
+            f"no episode is as long as the shortest window ({needed} steps{each}); the longest of "
             f"{len(episodes.lengths)} has {max(episodes.lengths, default=0)} frames: "
             "lower the gap or the clip"
         )
@@ -138,24 +158,60 @@ class Window(ABC):
         """Turn steps into frame numbers, clamped to the episode, and mark the clamped ones.
 
         Raises:
-            DataError: no frame was exposed within half a frame interval of a wanted time.
+            DataError: the frame nearest to a wanted time is more than ``TOLERANCE`` away from it.
         """
         length = episodes.lengths[episode]
         if not self.step_seconds:
             frames = start + steps
             return frames.clip(0, length - 1), (frames < 0) | (frames >= length)
-        times, slack = episodes.timestamps(episode), 0.5 / episodes.fps
+        times = episodes.timestamps(episode)
         wanted = times[start] + steps * self.step_seconds
-        beyond = (wanted < times[0] - slack) | (wanted > times[-1] + slack)
-        near = np.searchsorted((times[1:] + times[:-1]) / 2, wanted)  # between two midpoints
-        off = np.abs(times[near] - wanted)
-        if (off[~beyond] > slack * 1.001).any():
-            worst = float(off[~beyond].max())
+        near, beyond, off = _nearest(times, wanted, episodes.fps)
+        if (off > 0).any():
             raise DataError(
-                f"episode {episode} has a hole: the nearest frame is {worst:.3f} s away from the "
-                f"time asked for, at {episodes.fps:g} frames per second"
+                f"episode {episode} has a hole: the nearest frame is {off.max():.3f} s away from "
+                f"{wanted[off.argmax()]:.3f} s, at {episodes.fps:g} frames per second; start "
+                "elsewhere (plans do)"
             )
         return near, beyond
+
+
+class Starts(NamedTuple):
+    """Where windows may start in each episode, for each gap.
+
+    Place ``i`` is frame ``i * every``; where times have a hole, it is that of a list.
+    """
+
+    counts: Int64[np.ndarray, "e k"]  # places
+    every: int
+    first: Int64[np.ndarray, "e k"]  # where the list of an episode begins; -1: it has none
+    listed: Int64[np.ndarray, " n"]
+
+    def frames(
+        self,
+        episode: Int64[np.ndarray, " r"],
+        gap: Int64[np.ndarray, " r"],
+        place: Int64[np.ndarray, " r"],
+    ) -> Int64[np.ndarray, " r"]:
+        """Return the frame of each place; ``gap`` is the number of a column."""
+        first = self.first[episode, gap]
+        found, holed = place * self.every, first >= 0
+        found[holed] = self.listed[first[holed] + place[holed]]
+        return found
+
+
+def _nearest(
+    times: Float64[np.ndarray, " t"], wanted: Float64[np.ndarray, "*n"], fps: float
+) -> tuple[Int64[np.ndarray, "*n"], Bool[np.ndarray, "*n"], Float64[np.ndarray, "*n"]]:
+    """Find the nearest frames, which times are beyond the episode, and how far off others are.
+
+    What is off by no more than the tolerance, or beyond, is not off: 0.
+    """
+    half = 0.5 / fps
+    beyond = (wanted < times[0] - half) | (wanted > times[-1] + half)
+    near = np.searchsorted((times[1:] + times[:-1]) / 2, wanted)  # between two midpoints
+    off = np.abs(times[near] - wanted)
+    return near, beyond, np.where(beyond | (off <= TOLERANCE / fps * 1.001), 0.0, off)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,14 +274,16 @@ class ClipWindow(Window):
                 "set one of them, above 0"
             )
         rng = np.random.default_rng((seed, epoch))
-        gap = int(self.gaps()[0][0])
-        counts = -(-self.starts(episodes, gap) // self.every)  # rounded up: one starts at 0
+        gaps = self.gaps()[0]
+        starts = self.starts(episodes, gaps, self.every)
+        counts = starts.counts[:, 0]
         if not counts.sum():
             raise self._too_long(episodes)
         episode = np.repeat(np.arange(len(counts)), counts)
         number = np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts)
         key = rng.integers(2**63 - 1, size=len(episode))
-        rows = np.stack([episode, number * self.every, np.full_like(episode, gap), key], axis=1)
+        start = starts.frames(episode, np.zeros_like(episode), number)
+        rows = np.stack([episode, start, np.full_like(episode, gaps[0]), key], axis=1)
         return rows[rng.permutation(len(rows))]
 
     def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:

@@ -134,6 +134,22 @@ def test_a_clock_that_runs_back_can_be_left_aside(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="frame 3 is no later than frame 2; give clock=even"):
         opened(root)
     np.testing.assert_allclose(opened(root, clock="even").timestamps(0), np.arange(24) / 5)
+    with pytest.raises(DataError, match="1 of 3 trajectories are broken"):
+        opened(root, on_error="skip")
+    kept = opened(root, on_error="skip", most_skipped=0.4)
+    assert kept.lengths == [30, 26]
+    assert list(kept.skipped) == [f"{FILES[0]}, trajectory 0"]
+    assert kept.about(0)["source"] == f"{FILES[0]}, trajectory 1"
+    assert kept.timestamps(0).shape == (30,)
+
+
+def test_a_split_without_a_trajectory(tmp_path: Path) -> None:
+    root = write_bridge_numpy(tmp_path / "bridge")
+    np.save(root / FILES[1], [])  # as float64, for want of a trajectory
+    assert opened(root).lengths == [24, 30]
+    np.save(root / FILES[0], [])
+    with pytest.raises(DataError, match="has no trajectory"):
+        opened(root)
 
 
 def test_hostile_and_damaged_files(tmp_path: Path) -> None:

@@ -246,6 +246,24 @@ def write_another(root: Path, data: bytes, path: Path) -> Path:
     return root
 
 
+def test_numbers_that_would_grow_are_refused(copy: Path) -> None:
+    """Lists that hold one list twice, forty times over, are short in a file and endless outside."""
+    shared: list[Any] = [0.0] * 7
+    for _ in range(40):
+        shared = [shared, shared]
+    big = np.zeros(1 << 20)
+    for rows in ([shared] * 25, [big] * 100_000, np.array({}, object)):
+        change(copy, "obs_dict.pkl", lambda _, rows=rows: {"full_state": rows})
+        with pytest.raises(DataError, match=r"obs_dict\.pkl, full_state holds no vectors"):
+            opened(copy)
+
+
+def test_a_link_to_a_folder_above_is_not_followed(copy: Path) -> None:
+    before = opened(copy).lengths
+    (copy / "rss" / "loop").symlink_to(copy, target_is_directory=True)
+    assert opened(copy).lengths == before
+
+
 def test_a_gap_in_the_numbers_of_pictures(copy: Path) -> None:
     folder = copy / TRAJECTORY / "images0"
     (folder / "im_24.jpg").rename(folder / "im_25.jpg")
@@ -277,6 +295,7 @@ def test_a_folder_without_a_date(copy: Path) -> None:
     with pytest.raises(DataError, match=r"take 3/raw/.* is not below a folder named by a date"):
         opened(copy)
     assert opened(copy, delay="none").lengths == [25, 31, 28]
+    assert opened(copy, on_error="skip", most_skipped=0.4).lengths == [25, 31]
 
 
 def test_instructions(copy: Path) -> None:

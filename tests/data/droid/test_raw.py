@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from saccade.config import from_dict, to_dict
 from saccade.data.droid.raw import DroidRaw, DroidRawConfig, official_stride, write_csv
 from saccade.data.droid.raw_index import WIDTHS
 from saccade.data.files.folder import Folder
+from saccade.data.windows import ClipWindow
 from saccade.errors import ConfigError, DataError
 from saccade.geometry import euler_xyz_to_matrix
 from tests.contracts import check_reader
@@ -317,6 +319,23 @@ def test_sides_follow_from_the_extrinsics_where_paths_are_missing(root: Path) ->
     assert poses_of(after, 1, "left")[0, 1, 3] == 0.5
 
 
+def test_sides_are_never_guessed(root: Path) -> None:
+    change_metadata(root, left_mp4_path=None, right_mp4_path=None)
+    change_metadata(root, ext2_cam_extrinsics=[0, -1, 0, 0, 0, 0])
+    for side, cameras in (
+        (1, ("left", "right", "wrist")),
+        (np.nan, ("wrist",)),
+        (10**400, ("wrist",)),
+    ):
+        change_metadata(root, ext1_cam_extrinsics=[0, side, 0, 0, 0, 0])
+        assert load(root).cameras_of(0) == cameras, "JSON has whole numbers too"
+
+
+def test_a_link_to_a_folder_above_is_not_followed(root: Path) -> None:
+    (root / "TRI" / "loop").symlink_to(root, target_is_directory=True)
+    assert load(root).lengths == LENGTHS
+
+
 def test_only_the_file_name_of_a_path_in_the_metadata_counts(root: Path) -> None:
     change_metadata(root, left_mp4_path=f"../../../../etc/{EXT2}-stereo.mp4")
     video = load(root).read(0, np.array([3]), ("left",))["video"][0, 0]
@@ -399,6 +418,12 @@ def test_paths_with_spaces_survive_the_list(original: Path, tmp_path: Path) -> N
     root = shutil.copytree(original / FIRST, tmp_path / "my data" / "one, two")
     write_csv(root, tmp_path / "droid.csv")
     assert (tmp_path / "droid.csv").read_text() == f'"{root}"\n'
+    assert load(tmp_path, csv=str(tmp_path / "droid.csv")).lengths == [30]
+
+
+def test_paths_with_commas_survive_the_list(original: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(original / FIRST, tmp_path / "one,two;three")
+    write_csv(root, tmp_path / "droid.csv")
     assert load(tmp_path, csv=str(tmp_path / "droid.csv")).lengths == [30]
 
 
@@ -542,6 +567,36 @@ def test_time_that_stands_still_is_found(root: Path) -> None:
         load(root).timestamps(0)
 
 
+def test_a_clock_that_is_no_clock_is_found_or_its_episode_skipped(root: Path) -> None:
+    key = f"observation/timestamp/cameras/{EXT1}_frame_received"
+    still = table(root, FIRST, key)
+    still[9] = still[8]
+    for value, message in (
+        (still, rf"{EXT1}_frame_received does not increase in row 9"),
+        (np.full(30, np.nan), rf"{EXT1}_frame_received has no finite time in each of 30 rows"),
+        (np.arange(29), rf"{EXT1}_frame_received has no finite time in each of 30 rows"),
+    ):
+        change_numbers(root, put(key, value))
+        with pytest.raises(DataError, match=message + ".*on_error=skip"):
+            load(root).timestamps(0)
+        kept = load(root, on_error="skip", most_skipped=0.5)
+        assert kept.lengths == LENGTHS[1:]
+        [(where, why)] = kept.skipped.items()
+        assert where == FIRST
+        assert "_frame_received" in why
+        for other in ({"clock": "header"}, {"cameras": ("wrist",)}):
+            assert load(root, on_error="skip", **other).lengths == LENGTHS, "it is not asked for"
+
+
+def test_planning_opens_no_file(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load(original)
+    monkeypatch.setattr("saccade.data.droid.raw.Hdf5Files", None)
+    plan = ClipWindow(num_frames=4, step_seconds=0.25, every=2).plan(data, 0, 0)
+    assert set(plan[:, 0]) == {0, 1, 2}
+    few = pickle.dumps(data._entries[2].clock)
+    assert len(few) < 400, "33 times take as much in memory as ten numbers do"
+
+
 def test_without_recorded_times_frames_are_a_fifteenth_apart(root: Path) -> None:
     change_numbers(root, drop("observation/timestamp"))
     np.testing.assert_allclose(load(root).timestamps(0), np.arange(30) / 15)
@@ -574,5 +629,4 @@ def test_memory_does_not_grow_with_the_episodes_read(
     data = load(original)
     for episode in (0, 1, 2, 0, 1, 2):
         data.read(episode, np.array([1]), ())
-        data.timestamps(episode)
         assert len(data._memory) <= 2

@@ -227,6 +227,29 @@ def test_recognition(root: Path, newer: Path, shared_data: Path) -> None:
         DroidConfig(root=shared_data / "bridge_tiny").build()
 
 
+def test_another_width_is_another_data_set(tmp_path: Path) -> None:
+    root = write_droid(tmp_path / "droid", (5, 4), (16, 24))
+    path = root / "1.0.0/features.json"
+    features = path.read_text()
+    for key, width in (("joint_velocity", 7), ("cartesian_position", 6)):
+        at = features.index('"7"' if width == 7 else '"6"', features.index(f'"{key}"'))
+        path.write_text(features[:at] + '"4"' + features[at + 3 :])
+        with pytest.raises(DataError, match=rf"\[4\] as steps/.*{key}, expected {width} numbers"):
+            DroidConfig(root=root).build()
+    path.write_text(features)
+    twice = DroidConfig(root=root, cameras=("wrist", "wrist_image_left")).build()
+    assert twice.cameras == ("wrist",)
+
+
+def test_a_recording_without_a_name_has_no_key(tmp_path: Path) -> None:
+    root = write_droid(tmp_path / "droid", (5, 4), (16, 24))
+    path = root / "1.0.0/features.json"
+    path.write_text(path.read_text().replace('"recording_folderpath"', '"folder"'))
+    episodes = DroidConfig(root=root).build()
+    with pytest.raises(DataError, match=r"record 0 at byte .* has no 'recording_folderpath'"):
+        episodes.key(0)
+
+
 def test_a_config_survives_json(root: Path) -> None:
     config = DroidConfig(root=str(root), action="delta", cameras=("wrist",))
     assert from_dict(to_dict(config)) == config

@@ -177,7 +177,8 @@ def test_the_world_and_the_wrists_alone_are_options(root: Path) -> None:
     data = build(root, state="wrists", frame="world")
     assert len(data.state_names) == 18
     assert {name: len(dims) for name, dims in state_groups(data.state_names).items()} == {
-        "position": 6
+        "position": 6,
+        "rotation": 12,
     }
     found, poses = data.read(0, np.array([4, 23]), ()), make_poses(0, 24)
     np.testing.assert_allclose(found["state"][:, :3], poses["leftHand"][[4, 23], :3, 3], atol=1e-6)

@@ -3,7 +3,7 @@
 import pytest
 
 from saccade.data.files.faults import Skipped
-from saccade.errors import DataError
+from saccade.errors import ConfigError, DataError
 
 
 def test_a_fault_is_raised_at_once_by_default() -> None:
@@ -33,6 +33,12 @@ def test_a_limit_of_nothing_holds_for_one_of_many() -> None:
     skipped.add("one", DataError("it is damaged"))
     with pytest.raises(DataError, match="1 of 1000000 files are broken"):
         skipped.settle(10**6, "files")
+
+
+@pytest.mark.parametrize("most", [-0.1, 1.5, float("nan")])
+def test_a_limit_is_a_share(most: float) -> None:
+    with pytest.raises(ConfigError, match="expected a share from 0 to 1"):
+        Skipped("skip", most)
 
 
 def test_other_errors_are_not_faults_of_the_data() -> None:

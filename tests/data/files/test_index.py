@@ -24,6 +24,10 @@ def scan(folder: Folder, name: str) -> Any:
     return {"letters": len(text), "in": multiprocessing.parent_process() is not None}
 
 
+def killed(folder: Folder, name: str) -> Any:
+    os.kill(os.getpid(), 9)
+
+
 def other_scan(folder: Folder, name: str) -> Any:
     return [name]
 
@@ -101,6 +105,19 @@ def test_broken_files_may_be_skipped_up_to_a_share(folder: Folder) -> None:
     assert scanned(folder)[-1] == "3.txt", "the fault is found again, not forgotten"
     with pytest.raises(DataError, match=r"1 of 5 files are broken, more than the 19.00%"):
         index(folder, folder.names(), scan, 1, "skip", 0.19)
+
+
+def test_a_link_that_leads_nowhere_is_a_broken_file(folder: Folder) -> None:
+    Path(folder.root, "9.txt").symlink_to("gone")
+    with pytest.raises(DataError, match=r"9\.txt cannot be read"):
+        letters(folder)
+    assert len(letters(folder, on_error="skip", most_skipped=0.5)) == 5
+
+
+def test_a_killed_process_is_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PARALLEL", 2)
+    with pytest.raises(DataError, match="was killed, probably for want of memory; open the data"):
+        index(folder, folder.names(), killed, 1)
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,20 @@ def test_damage_is_found(root: Path) -> None:
             LeRobotConfig(root=root).build().read(1, np.array([5]), ("wrist",))
 
 
+def test_what_arrow_says_of_damage_is_one_sentence(root: Path) -> None:
+    path = root / EPISODE
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for damaged in (
+        whole.replace(b"frame_index", b"\xecrame_index"),  # no UTF-8
+        whole[:footer] + b"\xff" * 8 + whole[footer + 8 :],
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"episode_000001\.parquet cannot be read") as caught:
+            LeRobotConfig(root=root).build().read(1, np.array([5]), ())
+        assert "\n" not in str(caught.value)
+
+
 def test_a_video_that_is_shorter_than_its_rows_is_an_error(tmp_path: Path) -> None:
     root = write_lerobot(tmp_path)
     videos = root / "videos/chunk-000/observation.images.top"

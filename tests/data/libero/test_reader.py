@@ -388,3 +388,25 @@ def test_options_change_the_fingerprint_and_survive_json(roots: dict[str, Path])
     prints = [build(roots["original"], **options).fingerprint for options in choices]
     assert len(set(prints)) == len(choices)
     assert build(roots["original"]).fingerprint == prints[0]
+
+
+@pytest.mark.parametrize("stored", [None, "", []])
+def test_where_there_is_no_instruction_the_file_name_is_it(copy: Path, stored: object) -> None:
+    info = json.dumps({"language_instruction": stored})
+    change(copy / DRAWER, lambda data: data.attrs.__setitem__("problem_info", info))
+    assert build(copy).tasks[0] == "close the top drawer"
+
+
+def test_what_is_no_instruction_is_refused(copy: Path) -> None:
+    info = json.dumps({"language_instruction": {"en": "open"}})
+    change(copy / DRAWER, lambda data: data.attrs.__setitem__("problem_info", info))
+    with pytest.raises(
+        DataError, match=r"drawer_demo\.hdf5: language_instruction is \{'en': 'open'\}"
+    ):
+        build(copy)
+
+
+def test_demonstrations_are_numbered_by_plain_digits(copy: Path) -> None:
+    change(copy / DRAWER, lambda data: data.move("demo_0", "demo_\u0663"))
+    with pytest.raises(DataError, match="is none of demo_0, demo_1"):
+        build(copy)

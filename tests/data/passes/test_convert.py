@@ -183,7 +183,7 @@ def test_a_kill_at_any_write_is_mended(whole: Path, tmp_path: Path, call: int) -
     told: list[str] = []
     run(TOY, out, say=told.append)
     assert contents(out) == contents(whole)
-    resuming = [f"resuming: {len(before)} of 4 episodes are done"] if before else []
+    resuming = [f"resuming: {len(before)} of 4 episodes done"] if before else []
     assert [line for line in told if line.startswith("resuming")] == resuming
 
 
@@ -249,6 +249,15 @@ def test_a_source_that_changes_meanwhile_is_refused(
     with pytest.raises(DataError, match="changed while it was converted"):
         run(TOY, tmp_path / "out")
     assert not (tmp_path / "out" / "meta").exists()
+
+
+def test_the_source_is_not_written_to(lerobot: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(lerobot, tmp_path / "data"))
+    before = sorted(copied.rglob("*"))
+    for out in (copied, copied / "new", tmp_path / "x" / ".." / "data" / "new"):
+        with pytest.raises(ConfigError, match=r"lies in the data set .* itself; choose"):
+            run(LeRobotConfig(root=copied), out)
+    assert sorted(copied.rglob("*")) == before
 
 
 def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
@@ -320,8 +329,8 @@ def test_the_plan_is_told(tmp_path: Path) -> None:
     assert told == [
         f"4 episodes, 61 frames -> {tmp_path / 'a'}",
         "  camera front: 24 x 32, pictures as stored",
-        "  left out: camera left.wrist, which 2 episodes lack",
-        "  left out: 1 empty episodes",
+        "  left out: camera left.wrist, lacking in 2 episodes",
+        "  left out: 1 episode without frames",
     ]
 
 

@@ -34,7 +34,7 @@ def test_shards_hold_each_item_once(count: int) -> None:
     assert Shard(1, 3).of(items) == [1, 4, 7]
 
 
-@pytest.mark.parametrize("text", ["3/3", "-1/3", "1", "1/0", "a/b", "1/2/3", ""])
+@pytest.mark.parametrize("text", ["3/3", "-1/3", "1", "1/0", "a/b", "1/2/3", "\u0661/\u0662", ""])
 def test_a_malformed_shard_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="i from 0 to n - 1"):
         Shard.parse(text)
@@ -73,7 +73,7 @@ def test_parts_are_loaded_when_all_are_there(tmp_path: Path) -> None:
     for _ in range(2):
         assert load_parts(out) == [{"of": 0}, {"of": 1}, {"of": 2}]
     path = save_part(out, Shard(0, 2), {})
-    with pytest.raises(DataError, match=r"shards of \[2, 3\] parts"):
+    with pytest.raises(DataError, match=r"divisions into \[2, 3\], expected one; delete"):
         load_parts(out)
     path.unlink()
     (tmp_path / "stats.json.parts" / "1-of-3.json").write_text(json.dumps({"of": 1})[:3])

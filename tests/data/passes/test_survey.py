@@ -68,12 +68,12 @@ def test_each_oddity_is_said() -> None:
     assert found.views["left.wrist"].lacking == 1
     told = oddities(episodes, found)
     for expected in (
-        "1 episodes cannot be read (5); saccade data verify lists what is broken",
-        "1 episodes are empty (3)",
-        "1 episodes are under 16 frames (4)",
-        "1 episodes have times that do not increase (0)",
-        "1 episodes have no action but zero (1)",
-        "1 episodes have states or actions that are not finite (2)",
+        "1 episode cannot be read (5); saccade data verify lists what is broken",
+        "1 episode is empty (3)",
+        "1 episode is under 16 frames (4)",
+        "1 episode has times that do not increase (0)",
+        "1 episode has no action but zero (1)",
+        "1 episode has states or actions that are not finite (2)",
         "times say 10 Hz, the header 5 Hz",
         "state never changes in x",
     ):

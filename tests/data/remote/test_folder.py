@@ -77,6 +77,9 @@ def test_what_is_no_folder_is_said(proxy: FaultProxy, root: str) -> None:
 def test_other_addresses_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected one of gs://"):
         open_folder("ftp://host/x")
+    for address in ("s3://", "gs:///folder", "hf://"):
+        with pytest.raises(ConfigError, match="names no bucket or host"):
+            open_folder(address)
     with pytest.raises(ConfigError, match=r"host has a password.*netrc"):
         open_folder("https://me:secret@host/x")
 

@@ -71,6 +71,11 @@ def test_numbers_are_named_by_their_place() -> None:
         ({"featuresDict": {"features": []}}, "expected an object"),
         (nested({"steps/a": {"tensor": {"shape": {"dimensions": ["x"]}}}}), "expected numbers"),
         (nested({"steps/a": tensor("float32", 10**6, 10**6)}), "has the shape"),
+        (nested({"steps/a": tensor("float32", *[1] * 100)}), "has the shape"),
+        (
+            nested({"steps/a": {"tensor": {"shape": {"dimensions": [float("inf")]}}}}),
+            r"shape \[inf\], expected numbers",
+        ),
         (nested({"steps/a": {"image": 3}}), "expected an object"),
     ],
 )
@@ -89,6 +94,13 @@ def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes) -> None:
 def test_a_deep_tree_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a feature"):
         loaded(tmp_path, nested({"steps/" + "/".join("a" * 40): text()}))
+
+
+@pytest.mark.parametrize("dtype", ["object", "O", "f8,f8", "M8[s]", "bfloat16", "V8"])
+def test_numbers_of_types_that_are_none_are_not_unpacked(tmp_path: Path, dtype: str) -> None:
+    found = loaded(tmp_path, nested({"steps/a": tensor(dtype, 2, encoding="bytes")}))["steps/a"]
+    assert found.kind == "other"
+    assert found.why == f"numbers of type {dtype} are not read"
 
 
 @pytest.mark.parametrize("encoding", ["bytes", "zlib"])

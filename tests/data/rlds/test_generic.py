@@ -8,6 +8,7 @@ import pytest
 
 from saccade.config import from_dict, to_dict
 from saccade.data.files.folder import Folder
+from saccade.data.formats import open_episodes
 from saccade.data.rlds.generic import RldsConfig
 from saccade.errors import ConfigError, DataError
 from tests.contracts import check_reader
@@ -99,8 +100,9 @@ def test_other_keys_can_be_chosen(root: Path) -> None:
 
 
 def test_options_that_do_not_fit_are_refused(root: Path) -> None:
-    with pytest.raises(ConfigError, match="fps is 0"):
-        RldsConfig(root=root, fps=0.0).build()
+    for fps in (-1.0, np.inf, np.nan):
+        with pytest.raises(ConfigError, match=rf"fps is {fps}, expected the rate of the robot"):
+            RldsConfig(root=root, fps=fps).build()
     for config in (
         RldsConfig(root=root, cameras=("depth",)),
         RldsConfig(root=root, state=("joints",)),
@@ -108,6 +110,12 @@ def test_options_that_do_not_fit_are_refused(root: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"has no (cameras|vectors) \['.*; it has \["):
             config.build()
+
+
+def test_a_rate_that_is_only_assumed_is_called_so(root: Path) -> None:
+    assert RldsConfig(root=root).build().fps == 10
+    assert RldsConfig(root=root).build().about(1)["assumed_fps"] == 10
+    assert "assumed_fps" not in RldsConfig(root=root, fps=10.0).build().about(1)
 
 
 def test_options_and_contents_change_the_fingerprint(root: Path) -> None:
@@ -131,9 +139,26 @@ def test_there_may_be_neither_pictures_nor_words(tmp_path: Path) -> None:
     check_reader(episodes)
 
 
+def test_steps_are_not_counted_in_what_has_no_numbers(tmp_path: Path) -> None:
+    features = {
+        "steps/nothing": tensor("float32", 0),
+        "steps/observation/state": tensor("int64", 2),
+    }
+    shard = [{"steps/nothing": np.zeros(0), "steps/observation/state": np.arange(48)}]
+    root = write_rlds(tmp_path / "a", "a", features, {"train": [shard]})
+    assert RldsConfig(root=root).build().lengths == [24]
+
+
 def test_recognition(root: Path, tmp_path: Path) -> None:
     assert RldsConfig.recognises(Folder(root))
     assert RldsConfig.recognises(Folder(root / "1.0.0"))
     assert not RldsConfig.recognises(Folder(root.parent))
     (tmp_path / "features.json").write_text("{}")
     assert not RldsConfig.recognises(Folder(tmp_path))
+
+
+def test_damaged_features_are_named_not_called_another_format(root: Path) -> None:
+    (root / "1.0.0/features.json").write_text('{"pythonClassName": ')
+    assert RldsConfig.recognises(Folder(root))
+    with pytest.raises(DataError, match=r"features\.json is no JSON .*; download it again"):
+        open_episodes(root)

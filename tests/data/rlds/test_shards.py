@@ -12,13 +12,14 @@ from saccade.data.rlds import records as rlds_records
 from saccade.data.rlds import shards as rlds_shards
 from saccade.data.rlds import tfrecord
 from saccade.data.rlds.generic import checked_scan, scan
-from saccade.data.rlds.records import Records
+from saccade.data.rlds.records import Records, RecordsOptions
 from saccade.errors import DataError
 from tests.fixtures.rlds import framed, write_droid
 
 
 def opened(root: Path, splits: tuple[str, ...] = (), **options: Any) -> Records:
-    return Records(root, splits, **options, scans=(scan, checked_scan))
+    config = RecordsOptions(root=root, splits=splits, **options)
+    return Records(config, scans=(scan, checked_scan))
 
 
 @pytest.fixture
@@ -162,6 +163,13 @@ def remove(pattern: str) -> Callable[[Path], None]:
         (edit("dataset_info.json", lambda i: i.update(fileFormat="array_record")), "array_record"),
         (edit("dataset_info.json", lambda i: i.update(splits=[])), "lists no splits"),
         (edit("dataset_info.json", lambda i: i.update(splits=[{}])), "no splits that we under"),
+        *(
+            (
+                edit("dataset_info.json", lambda i, n=n: i["splits"][0].update(shardLengths=[n])),
+                "no splits that we under",
+            )
+            for n in (10**30, -1, float("inf"))
+        ),
     ],
 )
 def test_a_damaged_data_set_is_named(root: Path, damage, reason: str) -> None:

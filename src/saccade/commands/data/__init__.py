@@ -11,6 +11,7 @@ usage: saccade data VERB URI [options]    saccade data VERB --help teaches, with
   formats    what can be read, and the options of each reader
   inspect    what is in a data set: sizes, rates, ranges, tasks, oddities, a picture strip
   verify     read every record, checksum, frame and length; list what is broken and where
+  check-ac   does it obey the contract of an action-conditioned V-JEPA 2; exit code 1 if not
   stats      normalisation statistics of states and actions -> stats.json
   convert    any format -> LeRobot v3, exactly or small; goes on after a stop
   split      deal episodes, tasks or scenes into parts -> split.json
@@ -28,6 +29,7 @@ VERBS = (
     "formats",
     "inspect",
     "verify",
+    "check-ac",
     "stats",
     "convert",
     "split",

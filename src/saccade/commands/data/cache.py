@@ -12,6 +12,7 @@ from saccade.data.cache.reader import CachedEpisodes
 from saccade.data.episodes import Episodes, Subset
 from saccade.data.files.index import cache_folder
 from saccade.data.passes.convert import Conversion
+from saccade.data.passes.words import counted
 from saccade.data.transforms import Framing
 from saccade.errors import ConfigError, DataError
 
@@ -24,7 +25,7 @@ class Command(Source, Faults, Work):
     memory. With --clips, a LeRobot data set of small videos in which every frame is a keyframe is
     written instead: a tenth of the size, and it can be moved. Both go on after a stop.
 
-    Example: saccade data cache data/droid --size 256 --camera wrist_image_left
+    Example: saccade data cache data/droid --size 256 --camera wrist
 
     To share between machines: saccade data cache data/droid --size 256 --clips data/droid-256
 
@@ -49,8 +50,8 @@ def main(args: list[str]) -> int:
     command = tyro.cli(Command, args=args, prog="saccade data cache")
     if not 16 <= command.size <= 4096:
         raise ConfigError(f"size is {command.size}, expected 16 to 4096 pixels")
-    if command.edge and command.edge < command.size:
-        raise ConfigError(f"edge is {command.edge}, expected 0 or at least the size {command.size}")
+    if command.edge and not command.size <= command.edge <= 2 * 4096:
+        raise ConfigError(f"edge is {command.edge}, expected 0 or {command.size} to 8192 pixels")
     source = command.passed_on(command.config())
     if command.clips is not None:
         conversion = Conversion(
@@ -72,7 +73,9 @@ def store(episodes: Episodes, camera: str, command: Command) -> None:
     """Build the store of one camera, as training would, and say how large and how fast."""
     seen = [i for i, n in enumerate(episodes.lengths) if n and camera in episodes.cameras_of(i)]
     if len(seen) < len(episodes.lengths):
-        print(f"{len(seen):,} of {len(episodes.lengths):,} episodes have frames of {camera}")
+        print(
+            f"frames of {camera}: in {len(seen):,} of {counted(len(episodes.lengths), 'episode')}"
+        )
         episodes = Subset(episodes, seen)
     total, begun, folder = sum(episodes.lengths), time.monotonic(), cache_folder(command.folder)
     cached = CachedEpisodes(
@@ -88,7 +91,7 @@ def store(episodes: Episodes, camera: str, command: Command) -> None:
     for name, reason in cached.skipped.items():
         print(f"skipped {name}: {reason}")
     print(
-        f"{camera}: {total:,} frames of {command.size} x {command.size}, "
+        f"{camera}: {counted(total, 'frame')} of {command.size} x {command.size}, "
         f"{cached.size_on_disk / 1e9:.3f} GB in {cached.folders[camera]}, "
         f"{total / seconds:,.0f} frames/s"
     )

@@ -10,7 +10,8 @@ from saccade.commands.common import say
 from saccade.commands.data.source import Faults, Source, Work
 from saccade.config import Config
 from saccade.data.episodes import Episodes
-from saccade.data.passes.convert import Conversion, Outcome, convert, make_plan
+from saccade.data.passes.convert import Conversion, Outcome, check_apart, convert, make_plan
+from saccade.data.passes.words import counted
 from saccade.errors import ConfigError
 
 LISTED = 10  # skipped episodes that are printed
@@ -49,8 +50,8 @@ class Command(Source, Faults, Work):
 def main(args: list[str]) -> int:
     """Convert."""
     command = tyro.cli(Command, args=args, prog="saccade data convert")
-    if command.size < 0 or (command.size and command.size < 16):
-        raise ConfigError(f"size is {command.size}, expected 0 or at least 16 pixels")
+    if command.size and not 16 <= command.size <= 4096:
+        raise ConfigError(f"size is {command.size}, expected 0 or 16 to 4096 pixels")
     source = command.passed_on(command.config())
     conversion = Conversion(cameras=command.cameras, pixels=command.pixels, size=command.size)
     return run(source, command.out, conversion, command, command, command.dry_run)
@@ -66,6 +67,7 @@ def run(
 ) -> int:
     """Convert and tell."""
     shard, jobs = work.part(), work.processes()
+    check_apart(source, out)
     if dry_run:
         episodes = source.build()
         for line in make_plan(episodes, conversion).told(episodes, out):
@@ -91,9 +93,9 @@ def tell(outcome: Outcome, out: Path, work: Work) -> None:
     for episode, reason in list(outcome.left_out.items())[:LISTED]:
         print(f"skipped episode {episode}: {reason}")
     if outcome.left_out:
-        print(f"{len(outcome.left_out)} episodes are skipped")
+        print(f"skipped: {counted(len(outcome.left_out), 'episode')}")
     if outcome.finished:
-        print(f"{outcome.done:,} episodes in {out}")
+        print(f"{counted(outcome.done, 'episode')} in {out}")
     else:
         print(
             f"shard {work.shard} is done; {outcome.done:,} of {outcome.total:,} episodes are "

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import tyro
 
-from saccade.commands.data.source import Faults
+from saccade.commands.data.source import Faults, check_place
 from saccade.data.droid.raw import Outcome, write_csv
+from saccade.data.passes.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Command(Faults):
 def main(args: list[str]) -> int:
     """List."""
     command = tyro.cli(Command, args=args, prog="saccade data droid-csv")
+    check_place(command.out)
     count = write_csv(
         command.uri,
         command.out,
@@ -42,5 +44,5 @@ def main(args: list[str]) -> int:
         on_error=command.on_error,
         most_skipped=command.most_skipped,
     )
-    print(f"{count:,} episodes in {command.out}")
+    print(f"{counted(count, 'episode')} in {command.out}")
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from saccade.data.files.archive import extract
+from saccade.data.passes.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,5 +30,5 @@ def main(args: list[str]) -> int:
     """Unpack."""
     command = tyro.cli(Command, args=args, prog="saccade data extract")
     count = extract(command.archive, command.out)
-    print(f"{count:,} files in {command.out}")
+    print(f"{counted(count, 'file')} in {command.out}")
     return 0

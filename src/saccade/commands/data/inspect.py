@@ -4,15 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import tyro
 from rich.table import Table
 
-from saccade.commands.data.source import Source, name_of, wide_console
+from saccade.commands.data.source import Source, check_place, name_of, wide_console
 from saccade.data.episodes import Episodes
 from saccade.data.files.index import cache_folder
 from saccade.data.passes.statistics import Numbers
 from saccade.data.passes.survey import Survey, oddities, survey
+from saccade.data.passes.words import counted
+from saccade.errors import ConfigError
 from saccade.report.pictures import save_strip
 
 SHOWN = ("min", "mean", "max")
@@ -40,6 +43,11 @@ class Command(Source):
 def main(args: list[str]) -> int:
     """Inspect."""
     command = tyro.cli(Command, args=args, prog="saccade data inspect")
+    for option, value, least in (("sample", command.sample, 1), ("tasks", command.tasks, 0)):
+        if value < least:
+            raise ConfigError(f"{option} is {value}, expected {least} or more")
+    folder = command.out or cache_folder() / "inspect" / name_of(command.uri)
+    check_place(folder / "camera.png")
     config = command.config()
     episodes = config.build()
     found = survey(episodes, 0 if command.all else command.sample)
@@ -47,7 +55,7 @@ def main(args: list[str]) -> int:
     print(f"{command.uri}: {getattr(type(config), 'format', '')}")
     tell_sizes(episodes, found)
     tell_cameras(episodes, found)
-    looked = f"{len(found.looked_at):,} of {len(episodes.lengths):,} episodes"
+    looked = f"{len(found.looked_at):,} of {counted(len(episodes.lengths), 'episode')}"
     for kind, names, numbers in (
         ("state", episodes.state_names, found.state),
         ("action", episodes.action_names, found.action),
@@ -56,10 +64,9 @@ def main(args: list[str]) -> int:
     console.print(tasks(episodes, command.tasks))
     for line in oddities(episodes, found):
         print(f"odd: {line}")
-    folder = command.out or cache_folder() / "inspect" / name_of(command.uri)
     for camera, view in found.views.items():
         if view.strip is not None:
-            path = folder / f"{name_of(camera)}.png"
+            path = folder / f"{quote(camera, safe='')}.png"  # cameras may have a / in their names
             save_strip(view.strip.float() / 255, path)
             print(f"picture: {path} (episode {view.strip_of})")
     return 0
@@ -69,9 +76,10 @@ def tell_sizes(episodes: Episodes, found: Survey) -> None:
     """Print how much there is, at which rate, and how it ended."""
     frames, lengths = sum(episodes.lengths), episodes.lengths
     seconds = frames * found.interval if found.interval > 0 else frames / episodes.fps
+    shortest, longest = min(lengths, default=0), max(lengths, default=0)
     print(
-        f"{len(lengths):,} episodes of {min(lengths)} to {max(lengths)} frames, {frames:,} frames, "
-        f"{seconds / 3600:.2f} hours"
+        f"{counted(len(lengths), 'episode')} of {shortest} to {longest} frames, "
+        f"{counted(frames, 'frame')}, {seconds / 3600:.2f} hours"
     )
     recorded = "no times are recorded"
     if found.interval > 0:
@@ -91,7 +99,7 @@ def tell_cameras(episodes: Episodes, found: Survey) -> None:
     """Print the sizes of each camera and how many episodes lack it."""
     for camera, view in found.views.items():
         sizes = ", ".join(f"{height} x {width}" for height, width in view.sizes) or "never seen"
-        lacking = f", lacking in {view.lacking:,} episodes" if view.lacking else ""
+        lacking = f", lacking in {counted(view.lacking, 'episode')}" if view.lacking else ""
         print(f"camera {camera}: {sizes}{lacking}")
     if not found.views:
         print("cameras: none")

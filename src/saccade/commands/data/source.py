@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -100,6 +101,19 @@ class Work:
         if self.shard and self.merge:
             raise ConfigError("--shard and --merge exclude one another; merge once all have run")
         return Shard.parse(self.shard) if self.shard else None
+
+
+def check_place(path: Path) -> None:
+    """See that a file can be written where it shall be, before hours of work.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    above = path.parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"{path} cannot be written; give a file in a folder that may be written")
 
 
 def name_of(uri: str) -> str:

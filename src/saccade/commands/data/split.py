@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tyro
 
-from saccade.commands.data.source import Source
+from saccade.commands.data.source import Source, check_place
+from saccade.data.passes.words import counted
 from saccade.data.splits import Level, deal, save_split
 from saccade.errors import ConfigError
 
@@ -33,13 +34,15 @@ def main(args: list[str]) -> int:
     """Split."""
     command = tyro.cli(Command, args=args, prog="saccade data split")
     shares = parsed([part for text in command.shares for part in text.split(",")])
+    check_place(command.out)
     episodes = command.config().build()
     parts = deal(episodes, command.by, shares, command.seed)
     save_split(command.out, episodes, command.by, shares, command.seed, parts)
     for name, members in parts.items():
         frames = sum(episodes.lengths[i] for i in members)
         tasks = len({episodes.tasks[i] for i in members})
-        print(f"{name}: {len(members):,} episodes, {frames:,} frames, {tasks:,} tasks")
+        counts = (len(members), "episode"), (frames, "frame"), (tasks, "task")
+        print(f"{name}: {', '.join(counted(*pair) for pair in counts)}")
     print(f"split: {command.out}")
     return 0
 

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from saccade.checkpoint import write_atomic
 from saccade.commands.common import say
-from saccade.commands.data.source import Faults, Source, Work, wide_console
+from saccade.commands.data.source import Faults, Source, Work, check_place, wide_console
 from saccade.data.passes.normalisation import Counted, count_numbers, describe_all
 from saccade.data.passes.shards import load_parts, save_part
+from saccade.data.passes.words import counted
 from saccade.data.splits import load_split
 from saccade.errors import ConfigError
 
@@ -47,6 +48,7 @@ def main(args: list[str]) -> int:
     shard, jobs = command.part(), command.processes()
     if (command.split is None) != (not command.part_name):
         raise ConfigError("--split and --part belong together; give both or neither")
+    check_place(command.out)
     if command.merge:
         parts = [Counted.from_json(part) for part in load_parts(command.out)]
         counted = sum(parts[1:], parts[0])
@@ -92,4 +94,5 @@ def tell(found: dict[str, Any]) -> None:
     exact = (
         "exact" if not about["quantile_error"] else f"to {about['quantile_error']:.1e} of a value"
     )
-    print(f"{about['frames']:,} frames of {about['episodes']:,} episodes; quantiles are {exact}")
+    frames, episodes = counted(about["frames"], "frame"), counted(about["episodes"], "episode")
+    print(f"{frames} of {episodes}; quantiles are {exact}")

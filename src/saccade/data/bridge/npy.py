@@ -29,7 +29,7 @@ from saccade.config import Config
 from saccade.data.bridge.conventions import FPS, NAMES, Action, scene
 from saccade.data.bridge.raw_files import SOON, numbers, walk
 from saccade.data.episodes import Episodes
-from saccade.data.files.faults import OnError
+from saccade.data.files.faults import OnError, Skipped
 from saccade.data.files.folder import Folder, open_folder
 from saccade.data.files.index import index
 from saccade.data.files.pickles import load_npy
@@ -52,7 +52,8 @@ class BridgeNumpyConfig(Config["BridgeNumpy"]):
         action: the motion that was commanded, or ``relabelled``: what was measured from each frame
             to the next. The gripper is the commanded one in both.
         clock: ``recorded`` where the time of frames was, else ``even``, 1/5 s apart.
-        on_error: ``skip`` leaves out broken files, up to ``most_skipped`` of all.
+        on_error: ``skip`` leaves out broken files, and trajectories with a broken clock, up to
+            ``most_skipped`` of all.
     """
 
     format: ClassVar[str] = "bridge_numpy"
@@ -79,7 +80,7 @@ class BridgeNumpyConfig(Config["BridgeNumpy"]):
 
 
 class BridgeNumpy(Episodes):
-    """Every trajectory of every file. ``skipped`` says which files are not there, and why.
+    """Every trajectory of every file. ``skipped`` says which are not there, and why.
 
     Raises:
         DataError: there are none, or one is broken.
@@ -95,8 +96,15 @@ class BridgeNumpy(Episodes):
             raise DataError(f"{config.root} has no {NAME} below it; give a folder of Bridge V2")
         limits = config.on_error, config.most_skipped
         found, self.skipped = index(self._folder, names, scan, VERSION, *limits)
-        self._entries = [(n, i, one) for n, file in found.items() for i, one in enumerate(file)]
-        recorded = [self._clock(*entry) for entry in self._entries]
+        every = [(n, i, one) for n, file in found.items() for i, one in enumerate(file)]
+        broken = Skipped(*limits)
+        self._entries, recorded = [], []
+        for name, number, one in every:
+            with broken.guard(f"{name}, trajectory {number}"):
+                recorded.append(self._clock(name, number, one))
+                self._entries.append((name, number, one))
+        broken.settle(len(every), "trajectories")
+        self.skipped |= broken.found
         self._times = np.concatenate([np.empty(0), *recorded])
         self._starts = np.cumsum([0, *map(len, recorded)])
         if not self._entries:
@@ -105,7 +113,7 @@ class BridgeNumpy(Episodes):
         unknown = sorted(set(config.cameras) - set(known))
         if unknown:
             raise DataError(f"{config.root} has no cameras {unknown}; it has {known}")
-        self.cameras = config.cameras or tuple(known)
+        self.cameras = tuple(dict.fromkeys(config.cameras)) or tuple(known)
         self.lengths = [one["frames"] for *_, one in self._entries]
         self.tasks = [next(iter(one["texts"]), "") for *_, one in self._entries]
         self.world_to_camera = {}
@@ -204,7 +212,8 @@ def load(folder: Folder, name: str) -> list[Any]:
         DataError: it holds something else, or is damaged or refused.
     """
     found = load_npy(folder, name)
-    listed: list[Any] = found.ravel().tolist() if found.dtype.kind == "O" else [None]
+    empty = not found.size  # NumPy gives an empty list the type of numbers
+    listed: list[Any] = found.ravel().tolist() if empty or found.dtype.kind == "O" else [None]
     for number, each in enumerate(listed):
         where = f"{folder.label(name)}, trajectory {number}"
         if not isinstance(each, dict) or not all(isinstance(each.get(k), list) for k in LISTS):
@@ -231,14 +240,14 @@ def _described(trajectory: dict[str, Any], where: str) -> dict[str, Any]:
         (shape, *others) = shapes
         if others or kinds != {np.dtype(np.uint8)} or not shape or shape[2:] != (3,):
             raise DataError(
-                f"{where}, {key} has shapes {shapes} and types {kinds}, expected one picture "
-                "[h, w, 3] of uint8 in each frame; download it again"
+                f"{where}, {key} has shapes {shapes!s:.60} and types {kinds!s:.60}, expected one "
+                "picture [h, w, 3] of uint8 in each frame; download it again"
             )
         content.update(f"{key}{shape}".encode())
     texts = trajectory.get("language", [])
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: language is {texts!r:.40}, expected texts; download it again")
-    lines = (line.strip() for text in texts for line in text.splitlines())
+    lines = (line.strip() for text in dict.fromkeys(texts) for line in text.splitlines())
     return {
         "frames": len(seen),
         "cameras": [f"image_{key.removeprefix('images')}" for key in cameras],

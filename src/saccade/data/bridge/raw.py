@@ -95,7 +95,7 @@ class BridgeRaw(Episodes):
         unknown = sorted(set(config.cameras) - set(known))
         if unknown:
             raise DataError(f"{config.root} has no cameras {unknown}; it has {known}")
-        self.cameras = config.cameras or tuple(known)
+        self.cameras = tuple(dict.fromkeys(config.cameras)) or tuple(known)
         frames = [one["frames"] for one in found]
         self.lengths = [max(n - lag, 0) for n, lag in zip(frames, self._lags, strict=True)]
         self.tasks = [next(iter(texts), "") for texts in self._texts]
@@ -189,6 +189,7 @@ class BridgeRaw(Episodes):
             if place not in skipped.found:
                 with skipped.guard(place):
                     self._check_clock(place, found[place + files.OBSERVED]["times"])
+                    self._lag(place)
         skipped.settle(len(present), "trajectories")
         self.skipped = skipped.found
         good = [place for place in whole if place not in skipped.found]

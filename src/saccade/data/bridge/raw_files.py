@@ -35,6 +35,7 @@ PICTURES = re.compile(r"(depth_)?images\d+/")
 DATED = "%Y-%m-%d_%H-%M-%S"
 PROMPT = datetime(2021, 7, 23)  # from when on pictures and states were recorded without delay
 DEPTH = 16  # levels of folders that are searched
+NUMBER = (int, float, np.number, np.bool_)
 BEYOND = 1e30  # larger numbers are damaged
 SOON = 64  # folders that are looked into to recognise the format
 
@@ -48,14 +49,21 @@ class Trajectory:
     times: Float64[np.ndarray, " t"] | None
 
 
-def walk(folder: Folder, under: str = "", depth: int = DEPTH) -> Iterator[tuple[str, list[str]]]:
-    """Yield folders with what is in them, without those of pictures and what is below ``lmdb``."""
+def walk(
+    folder: Folder, under: str = "", above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield folders with what is in them, without those of pictures and what is below ``lmdb``.
+
+    A link to a folder above it is not followed.
+    """
+    place = os.path.realpath(folder.label(under))
+    if place in above or len(above) > DEPTH:
+        return
     children = folder.children(under)
     yield under, children
     for child in children:
-        skipped = "lmdb" in child or PICTURES.fullmatch(child)
-        if child.endswith("/") and depth and not skipped:
-            yield from walk(folder, under + child, depth - 1)
+        if child.endswith("/") and "lmdb" not in child and not PICTURES.fullmatch(child):
+            yield from walk(folder, under + child, (*above, place))
 
 
 def recognised(folder: Folder) -> bool:
@@ -147,7 +155,9 @@ def load(folder: Folder, place: str) -> Trajectory:
     observed = load_pickle(folder, name)
     if not isinstance(observed, dict) or "full_state" not in observed:
         found = sorted(map(str, observed)) if isinstance(observed, dict) else type(observed)
-        raise DataError(f"{folder.label(name)} has no full_state, only {found}; download it again")
+        raise DataError(
+            f"{folder.label(name)} has no full_state, only {found!s:.200}; download it again"
+        )
     state = numbers(observed["full_state"], 7, f"{folder.label(name)}, full_state")
     action = _actions(folder, place + COMMANDED)
     if len(action) != max(len(state) - 1, 0):
@@ -185,14 +195,23 @@ def _actions(folder: Folder, name: str) -> Float64[np.ndarray, "n 7"]:
     return numbers(listed, 7, folder.label(name))
 
 
+def _is_row(row: Any, width: int) -> bool:
+    """Whether a row is short and flat: one that is shared may else grow beyond all memory."""
+    if isinstance(row, (list, tuple)):
+        return len(row) <= width and all(isinstance(value, NUMBER) for value in row)
+    return isinstance(row, NUMBER) or (isinstance(row, np.ndarray) and row.size <= width)
+
+
 def numbers(values: Any, width: int, where: str) -> Float64[np.ndarray, "t d"]:
     """Return vectors of finite numbers as an array.
 
     Raises:
         DataError: they are something else.
     """
-    if isinstance(values, np.ndarray) and values.dtype.kind == "O":
+    if isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim:
         values = list(values)  # vectors in a list
+    if isinstance(values, (list, tuple)) and not all(_is_row(row, width) for row in values):
+        raise DataError(f"{where} holds no vectors of {width} numbers; download it again")
     try:
         found = np.asarray(values)
     except ValueError:

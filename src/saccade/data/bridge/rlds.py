@@ -10,7 +10,7 @@ https://github.com/openvla/openvla (``prismatic/vla/datasets/rlds/oxe``, and iss
 
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,57 +20,47 @@ from torch import Tensor
 from saccade.config import Config
 from saccade.data.bridge.conventions import FPS, NAMES, Action, binary, measured_motion, scene
 from saccade.data.episodes import Episodes
-from saccade.data.files.faults import OnError
 from saccade.data.files.folder import Folder
 from saccade.data.rlds.episode import Episode
 from saccade.data.rlds.generic import OBSERVATION, chosen
-from saccade.data.rlds.records import Records
+from saccade.data.rlds.records import Records, RecordsOptions
 from saccade.data.rlds.shards import SHARD, described, scan_shard
 from saccade.data.video.images import decode_images
 
 CAMERAS = tuple(f"image_{k}" for k in range(4))
 STATE, ACTION, LANGUAGE = f"{OBSERVATION}state", "steps/action", "steps/language_instruction"
-KEYS = {STATE, ACTION, LANGUAGE, *(OBSERVATION + name for name in CAMERAS)}
+PICTURES = {OBSERVATION + name: 0 for name in CAMERAS}
+KEYS = {STATE: 7, ACTION: 7, LANGUAGE: 0, **PICTURES}  # by which Bridge is known, with widths
 BLACK = 2.0  # mean of a picture, of 255, below which it shows nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class BridgeConfig(Config["Bridge"]):
-    """Options of ``Bridge``.
+class BridgeConfig(RecordsOptions, Config["Bridge"]):
+    """Options of ``Bridge``, besides those of ``RecordsOptions``.
 
     Args:
-        root: the folder of a version, or the one above.
         cameras: of ``image_0`` (over the shoulder) to ``image_3``; empty for all.
         first: whether to drop the first step, whose action says nothing.
         action: the motion that was commanded, or ``relabelled``: what was measured from each step
             to the next, which drops the last step (as OpenVLA and Octo do).
         gripper: its command as stored (1 open, 0 closed, in between while it moves), or ``binary``
             as OpenVLA makes it (``bridge_conventions.binary``).
-        splits, version: empty for all splits (train and val), and the highest version.
-        checksums: compare each record with its checksum when it is first read.
-        on_error, most_skipped: see ``Records``.
     """
 
     format: ClassVar[str] = "bridge"
     about: ClassVar[str] = "Bridge V2 as RLDS (bridge_dataset, bridge_orig): first, action, gripper"
 
-    root: str | Path
     cameras: tuple[str, ...] = ()
     first: Literal["drop", "keep"] = "drop"
     action: Action = "commanded"
     gripper: Literal["continuous", "binary"] = "continuous"
-    splits: tuple[str, ...] = ()
-    version: str = ""
-    checksums: bool = True
-    on_error: OnError = "raise"
-    most_skipped: float = 0.01
 
     @staticmethod
     def recognises(folder: Folder) -> bool:
         """Whether ``features.json`` has Bridge's keys, and seven numbers for state and action."""
         features = described(folder)
         sizes = {features[key].shape for key in (STATE, ACTION) if key in features}
-        return features.keys() >= KEYS and sizes == {(7,)}
+        return features.keys() >= KEYS.keys() and sizes == {(7,)}
 
     def build(self) -> "Bridge":
         """Index the records."""
@@ -85,16 +75,7 @@ class Bridge(Episodes):
 
     def __init__(self, config: BridgeConfig) -> None:
         self.config = config
-        self.records = Records(
-            config.root,
-            config.splits,
-            config.version,
-            config.checksums,
-            config.on_error,
-            config.most_skipped,
-            scans=(scan, checked_scan),
-            keys=KEYS,
-        )
+        self.records = Records(config, scans=(scan, checked_scan), keys=KEYS)
         self.cameras = chosen(config.cameras, CAMERAS, "cameras", str(config.root))
         self.skipped = self.records.skipped  # of each record that is left out, why
         notes = [self.records.note(i) for i in range(len(self.records))]

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from crc32c import crc32c
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from saccade.checkpoint import space_for, write_atomic
 from saccade.data.cache.build import DONE, MARK, Marker, Work, built
 from saccade.data.episodes import Episodes
 from saccade.data.files.faults import OnError, Skipped
+from saccade.data.framed import SquareEpisodes
 from saccade.data.transforms import Framing
 from saccade.errors import DataError, SpaceError
 from saccade.progress import progress as shown
@@ -37,7 +38,7 @@ from saccade.progress import progress as shown
 VERSION = 2  # of what ``Framing`` computes and of the files; a new one makes new caches
 
 
-class CachedEpisodes(Episodes):
+class CachedEpisodes(SquareEpisodes):
     """The episodes of a reader with square frames that need no decoding.
 
     The cache is completed when this is constructed. An episode without a camera, or one that is
@@ -56,8 +57,8 @@ class CachedEpisodes(Episodes):
         progress: told how many of all frames are there, instead of a line on the screen.
 
     Raises:
-        DataError: the reader cannot read a frame, or too many episodes were skipped, or a worker
-            was killed.
+        DataError: the reader has no such camera or cannot read a frame, or too many episodes
+            were skipped, or a worker was killed.
         SpaceError: the cache does not fit on the disk.
     """
 
@@ -73,17 +74,9 @@ class CachedEpisodes(Episodes):
         most_skipped: float = 0.01,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.framing = size if isinstance(size, Framing) else Framing(size=size)
-        self.size = self.framing.size
-        self.fps = episodes.fps
-        self.cameras = episodes.cameras if cameras is None else tuple(cameras)
-        self.lengths, self.tasks = episodes.lengths, episodes.tasks
-        self.state_names, self.action_names = episodes.state_names, episodes.action_names
-        known = episodes.world_to_camera
-        self.world_to_camera = {name: known[name] for name in self.cameras if name in known}
-        edge = f"/{self.framing.edge}" if self.framing.edge else ""
-        self.fingerprint = f"{episodes.fingerprint}@{self.size}{edge}"
-        self.episodes = episodes
+        framing = size if isinstance(size, Framing) else Framing(size=size)
+        super().__init__(episodes, framing, cameras)
+        self.size = framing.size
         self.folders = {camera: folder / self._digest(camera) for camera in self.cameras}
         self.skipped = {}  # reasons, by names such as "episode 3, camera front"
         self._starts = [0, *accumulate(self.lengths)]
@@ -93,12 +86,6 @@ class CachedEpisodes(Episodes):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}  # each process maps the files itself
-
-    def numbers(
-        self, episode: int, frames: Int64[np.ndarray, " t"]
-    ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
-        """Return what the reader says."""
-        return self.episodes.numbers(episode, frames)
 
     def pixels(
         self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
@@ -127,28 +114,8 @@ class CachedEpisodes(Episodes):
 
     def cameras_of(self, episode: int) -> tuple[str, ...]:
         """Return the cached cameras that the episode has, and that are not broken."""
-        has = self.episodes.cameras_of(episode)
-        return tuple(c for c in self.cameras if c in has and (episode, c) not in self._broken)
-
-    def about(self, episode: int) -> dict[str, Any]:
-        """Return what the reader says."""
-        return self.episodes.about(episode)
-
-    def camera_poses(self, episode: int, camera: str) -> Float64[np.ndarray, "t 4 4"] | None:
-        """Return what the reader says."""
-        return self.episodes.camera_poses(episode, camera)
-
-    def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
-        """Return the matrix for the cached squares. Decodes a frame of the reader."""
-        matrix = self.episodes.intrinsics(episode, camera)
-        if matrix is None or not self.lengths[episode]:
-            return None
-        frame = self.episodes.pixels(episode, camera, np.zeros(1, np.int64))
-        return self.framing.matrix(*frame.shape[2:]) @ matrix
-
-    def timestamps(self, episode: int) -> Float64[np.ndarray, " t"]:
-        """Return what the reader says."""
-        return self.episodes.timestamps(episode)
+        has = super().cameras_of(episode)
+        return tuple(camera for camera in has if (episode, camera) not in self._broken)
 
     @property
     def size_on_disk(self) -> int:

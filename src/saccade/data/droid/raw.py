@@ -12,11 +12,11 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
@@ -47,6 +47,7 @@ from saccade.data.droid.raw_index import (
     check_complete,
     index_episodes,
     keys,
+    recorded_times,
 )
 from saccade.data.episodes import Episodes
 from saccade.data.files.faults import OnError, Skipped
@@ -56,11 +57,10 @@ from saccade.data.video.codec import decode_frames, video_info
 from saccade.errors import ConfigError, DataError
 from saccade.geometry import euler_xyz_to_matrix
 
-T = TypeVar("T")
+Numbers = tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]
 Outcome = Literal["all", "success", "failure"]
 
 DEFAULT = ("left", "right", "wrist")
-TIMES = "observation/timestamp/cameras"
 KEPT = 256  # episodes whose numbers stay in memory, some 20 kB each
 HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])  # about the axis that a camera looks along
 
@@ -133,7 +133,7 @@ class DroidRaw(Episodes):
         self.state_names, self.action_names = names(config.state), names(config.action)
         self.world_to_camera = {}
         self._folder = open_folder(config.root)
-        self._memory: OrderedDict[tuple[str, int], Any] = OrderedDict()
+        self._memory: OrderedDict[int, Numbers] = OrderedDict()
         places = (
             files.listed(self._folder, config.csv) if config.csv else [*files.found(self._folder)]
         )
@@ -144,6 +144,7 @@ class DroidRaw(Episodes):
             tuple(self._keys()),
             success=OUTCOMES.get(config.outcome),
             annotations=config.annotations,
+            timed=config.clock == "recorded",
             faults=Skipped(config.on_error, config.most_skipped),
         )
         check_complete(self._entries, config.root, config.outcome, config.cameras)
@@ -159,7 +160,12 @@ class DroidRaw(Episodes):
         self, episode: int, frames: Int64[np.ndarray, " t"]
     ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
         """Return rows of the measured state and of the action."""
-        state, action = self._kept("numbers", episode, self._load)
+        # Threads may come here at once: each step is one that the interpreter does not interrupt.
+        kept = self._memory.pop(episode, None) or self._load(episode)
+        self._memory[episode] = kept
+        while len(self._memory) > KEPT:
+            self._memory.popitem(last=False)
+        state, action = kept
         return state[frames], action[frames]
 
     def pixels(
@@ -177,11 +183,14 @@ class DroidRaw(Episodes):
         are what the header says.
 
         Raises:
-            DataError: a frame was received no later than the one before.
+            DataError: a frame was received no later than the one before (``on_error="skip"``
+                leaves such episodes out).
         """
         if self.config.clock == "header":
             return super().timestamps(episode)
-        return self._kept("times", episode, self._times).copy()
+        entry = self._entries[episode]
+        times = recorded_times(self._folder, entry)
+        return np.arange(entry.frames) / FPS if times is None else times
 
     def cameras_of(self, episode: int) -> tuple[str, ...]:
         """Return the cameras whose videos are there."""
@@ -239,7 +248,7 @@ class DroidRaw(Episodes):
             return [*state, POSE, GRIPPER]
         return [*state, f"action/{COMMANDS[config.action]}", GRIPPER_COMMAND]
 
-    def _load(self, episode: int) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
+    def _load(self, episode: int) -> Numbers:
         """Load the states and actions of an episode; the motion to a row without a frame too."""
         entry = self._entries[episode]
         opened = Hdf5Files(self._folder)  # for this episode only: what is read of it is kept
@@ -277,27 +286,6 @@ class DroidRaw(Episodes):
             )
         return values
 
-    def _times(self, episode: int) -> Float64[np.ndarray, " t"]:
-        """Return when frames were received, in seconds from the first."""
-        entry, opened = self._entries[episode], Hdf5Files(self._folder)
-        recorded = keys(opened, entry.place.numbers, TIMES)
-        serials = [entry.metadata["serials"].get(CAMERAS[camera]) for camera in self.cameras]
-        names = (f"{serial}_frame_received" for serial in serials)
-        key = next((name for name in names if name in recorded), None)
-        if key is None:
-            return np.arange(entry.frames) / FPS
-        stamps = self._column(opened, episode, f"{TIMES}/{key}")[: entry.frames, 0]
-        times = (stamps - stamps[:1]) / 1000
-        back = np.flatnonzero(np.diff(times) <= 0)
-        if len(back):
-            row = int(back[0]) + 1
-            raise DataError(
-                f"{self._folder.label(entry.place.numbers)}: {TIMES}/{key} does not increase in "
-                f"row {row} ({times[row - 1]:.3f} s, then {times[row]:.3f} s); leave the episode "
-                "out or read another camera's first"
-            )
-        return times
-
     def _of_camera(
         self, episode: int, group: str, camera: str, shape: tuple[int, ...]
     ) -> Float64[np.ndarray, "t *d"] | None:
@@ -317,16 +305,6 @@ class DroidRaw(Episodes):
 
     def _turned(self, camera: str) -> bool:
         return camera == "wrist" and self.config.turn_wrist
-
-    def _kept(self, kind: str, episode: int, load: Callable[[int], T]) -> T:
-        """Return what was loaded of an episode; a bounded number of them stays in memory."""
-        key = kind, episode
-        if key not in self._memory:
-            self._memory[key] = load(episode)
-            while len(self._memory) > KEPT:
-                self._memory.popitem(last=False)
-        self._memory.move_to_end(key)
-        return self._memory[key]
 
     def _header_rate(self) -> float:
         """Return the rate that all videos claim."""
@@ -394,6 +372,6 @@ def write_csv(
             f"{root} has no episode (of {outcome}) with the camera {camera!r} and {shortest} "
             "frames; lower shortest or choose another camera"
         )
-    text = "".join(f'"{line}"\n' if " " in line else f"{line}\n" for line in lines)
+    text = "".join(f'"{line}"\n' if re.search(r"[\s,;]", line) else f"{line}\n" for line in lines)
     write_atomic(Path(out), text)
     return len(lines)

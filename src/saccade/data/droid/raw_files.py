@@ -58,15 +58,19 @@ def is_metadata(name: str) -> bool:
     return name.startswith("metadata") and name.endswith(".json")
 
 
-def found(folder: Folder, under: str = "", depth: int = 0) -> Iterator[str]:
-    """Yield the folders of episodes: those with a file of numbers, or with metadata only."""
-    names = folder.children(under)
+def found(folder: Folder, under: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the folders of episodes: those with a file of numbers, or with metadata only.
+
+    A link to a folder above it is not followed.
+    """
+    place = os.path.realpath(folder.label(under))
+    names = () if place in above else folder.children(under)
     if NUMBERS in names or any(map(is_metadata, names)):
         yield under
-    elif depth < DEEPEST:
+    elif len(above) < DEEPEST:
         for name in names:
             if name.endswith("/"):
-                yield from found(folder, join(under, name.rstrip("/")), depth + 1)
+                yield from found(folder, join(under, name.rstrip("/")), (*above, place))
 
 
 def listed(folder: Folder, csv: str) -> list[str]:

@@ -1,8 +1,14 @@
 """What is learned once from the files of raw DROID's episodes, and which episodes it makes."""
 
+import math
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
 
 from saccade.data.droid.raw_files import (
     NUMBERS,
@@ -19,7 +25,9 @@ from saccade.data.files.index import Scan, index
 from saccade.data.video.codec import video_info
 from saccade.errors import DataError
 
-VERSION = 1  # of what is learned from each file
+VERSION = 2  # of what is learned from each file
+TIMES, RECEIVED = "observation/timestamp/cameras", "_frame_received"
+FARTHEST = 100  # m that a camera may be from the robot
 ROBOT = "observation/robot_state"
 POSE, JOINTS = f"{ROBOT}/cartesian_position", f"{ROBOT}/joint_positions"
 GRIPPER, GRIPPER_COMMAND = f"{ROBOT}/gripper_position", "action/gripper_position"
@@ -58,6 +66,7 @@ class Entry(NamedTuple):
     metadata: dict[str, Any]
     success: bool | None
     tasks: list[str]
+    clock: tuple[str, str | None] | None = None  # key of the first camera's times, these packed
 
 
 def index_episodes(
@@ -67,6 +76,7 @@ def index_episodes(
     keys: Sequence[str],
     success: bool | None,
     annotations: str,
+    timed: bool,
     faults: Skipped,
 ) -> tuple[list[Entry], dict[str, str]]:
     """Learn what is needed of every file of the episodes in ``places``.
@@ -78,6 +88,7 @@ def index_episodes(
         keys: of the numbers that an episode must have.
         success: leave out what ended otherwise; ``None`` keeps all.
         annotations: a file of instructions, or "".
+        timed: whether recorded times are used, so that those without good ones are skipped.
         faults: what happens to broken ones; says which were left out in the end.
 
     Raises:
@@ -85,15 +96,12 @@ def index_episodes(
     """
 
     def learn(names: Iterable[str], scan: Scan) -> dict[str, Any]:
-        limits = faults.on_error, faults.most
-        known, bad = index(folder, list(dict.fromkeys(names)), scan, VERSION, *limits)
+        once = list(dict.fromkeys(names))
+        known, bad = index(folder, once, scan, VERSION, faults.on_error, faults.most)
         faults.found |= bad
         return known
 
-    chosen: list[Place] = []
-    for name in places:
-        with faults.guard(name or folder.root):
-            chosen.append(placed(folder, name))
+    chosen = _placed(folder, places, faults)
     metadata = learn((place.metadata for place in chosen), scan_metadata)
     ended = {
         place: outcome(folder, place.folder, metadata[place.metadata]["success"])
@@ -110,16 +118,26 @@ def index_episodes(
         seen = {camera: films[name] for camera, name in videos[place].items() if name in films}
         if place.numbers not in numbers or len(seen) < len(videos[place]):
             continue  # listed as broken already
-        about = metadata[place.metadata]
+        about, rows = metadata[place.metadata], numbers[place.numbers]
         with faults.guard(place.folder or folder.root):
-            rows = numbers[place.numbers]
             frames = _length(folder, place, rows, seen, videos[place], keys)
             tasks = [*texts.get(about["uuid"], []), about["task"]]
-            entries.append(
-                _entry(place, frames, rows, seen, videos[place], about, ended[place], tasks)
-            )
+            entry = _entry(place, frames, rows, seen, videos[place], about, ended[place], tasks)
+            entry = entry._replace(clock=_clock(cameras, about["serials"], rows["clocks"]))
+            if timed and faults.on_error == "skip":
+                recorded_times(folder, entry)
+            entries.append(entry)
     faults.settle(len(places), "episodes")
     return entries, faults.found
+
+
+def _placed(folder: Folder, places: Sequence[str], faults: Skipped) -> list[Place]:
+    """List the files of each episode."""
+    found = []
+    for name in places:
+        with faults.guard(name or folder.root):
+            found.append(placed(folder, name))
+    return found
 
 
 def _entry(
@@ -145,6 +163,39 @@ def _entry(
         success=success,
         tasks=[text for text in dict.fromkeys(tasks) if text],
     )
+
+
+def recorded_times(folder: Folder, entry: Entry) -> Float64[np.ndarray, " t"] | None:
+    """Return when frames were received, in seconds from the first; None if it is not recorded.
+
+    Raises:
+        DataError: a time is missing, or no later than the one before.
+    """
+    if entry.clock is None:
+        return None
+    key, packed = entry.clock
+    where = f"{folder.label(entry.place.numbers)}: {TIMES}/{key}"
+    mend = "leave the episode out (on_error=skip) or read another camera's first"
+    if packed is None:
+        raise DataError(f"{where} has no finite time in each of {entry.rows} rows; {mend}")
+    steps = np.frombuffer(zlib.decompress(b64decode(packed)), "<f8")
+    times = np.concatenate([np.zeros(1), np.cumsum(steps)])[: entry.frames] / 1000
+    back = np.flatnonzero(np.diff(times) <= 0)
+    if len(back):
+        row = int(back[0]) + 1
+        raise DataError(
+            f"{where} does not increase in row {row} ({times[row - 1]:.3f} s, then "
+            f"{times[row]:.3f} s); {mend}"
+        )
+    return times
+
+
+def _clock(
+    cameras: Sequence[str], serials: Mapping[str, str], clocks: Mapping[str, str | None]
+) -> tuple[str, str | None] | None:
+    """Return the times of the first camera that has some, by their key."""
+    keys = (f"{serials.get(CAMERAS[camera])}{RECEIVED}" for camera in cameras)
+    return next(((key, clocks[key]) for key in keys if key in clocks), None)
 
 
 def check_complete(
@@ -268,7 +319,24 @@ def scan_numbers(folder: Folder, name: str) -> dict[str, Any]:
         raise DataError(
             f"{folder.label(name)} has none of {', '.join(WIDTHS)}; it is no trajectory of DROID"
         )
-    return {"rows": rows, "absent": absent, "bytes": folder.size(name)}
+    received = [key for key in keys(files, name, TIMES) if key.endswith(RECEIVED)]
+    clocks = {key: _packed_times(files, name, f"{TIMES}/{key}", rows) for key in received}
+    return {"rows": rows, "absent": absent, "clocks": clocks, "bytes": folder.size(name)}
+
+
+def _packed_times(files: Hdf5Files, name: str, key: str, rows: int) -> str | None:
+    """Return a clock of milliseconds as a short text: its few distinct steps, compressed.
+
+    So the index of a large data set stays small, and planning opens no file. None if a row has no
+    time.
+    """
+    shape = tuple(files.dataset(name, key).shape)
+    if not shape or shape[0] != rows or math.prod(shape) != rows:
+        return None
+    stamps = files.rows(name, key, np.arange(rows)).astype(np.float64).ravel()
+    if not np.isfinite(stamps).all():
+        return None
+    return b64encode(zlib.compress(np.diff(stamps).astype("<f8").tobytes())).decode()
 
 
 def scan_video(folder: Folder, name: str) -> dict[str, Any]:
@@ -318,7 +386,8 @@ def _by_side(
     """Tell left from right by which camera is further along y, the robot's left."""
     poses = [record.get(f"{key}_cam_extrinsics") for key in ("ext1", "ext2")]
     sides = [pose[1] for pose in poses if isinstance(pose, list) and len(pose) == 6]
-    if len(sides) < 2 or not all(isinstance(side, float) for side in sides):
+    known = all(isinstance(side, (int, float)) and abs(side) < FARTHEST for side in sides)
+    if len(sides) < 2 or not known:
         return {}
     order = ("left", "right") if sides[0] > sides[1] else ("right", "left")
     return dict(zip(order, (serials.get("ext1"), serials.get("ext2")), strict=True))

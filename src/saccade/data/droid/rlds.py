@@ -9,7 +9,6 @@ https://droid-dataset.github.io/droid/the-droid-dataset
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,11 +29,10 @@ from saccade.data.droid.conventions import (
     with_gripper,
 )
 from saccade.data.episodes import Episodes
-from saccade.data.files.faults import OnError
 from saccade.data.files.folder import Folder
 from saccade.data.rlds.episode import Episode
 from saccade.data.rlds.generic import chosen
-from saccade.data.rlds.records import Records
+from saccade.data.rlds.records import Records, RecordsOptions
 from saccade.data.rlds.shards import described, scan_shard
 from saccade.errors import DataError
 from saccade.geometry import euler_xyz_to_matrix
@@ -51,16 +49,16 @@ KEYS = {  # by which DROID is known
     OBSERVED + POSE,
     COMMANDED + COMMANDS["joint_velocity"],
 }
+WIDTHS = {"cartesian": 6, "joint": 7, "gripper": 1}  # of every key that has such a name
 EXTRINSICS = {"exterior_1": "extrinsics_exterior_cam_1", "exterior_2": "extrinsics_exterior_cam_2"}
 LANGUAGE = tuple(f"steps/language_instruction{n}" for n in ("", "_2", "_3"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DroidConfig(Config["Droid"]):
-    """Options of ``Droid``.
+class DroidConfig(RecordsOptions, Config["Droid"]):
+    """Options of ``Droid``, besides those of ``RecordsOptions``.
 
     Args:
-        root: the folder of a version, or the one above.
         cameras: of ``exterior_1``, ``exterior_2`` and ``wrist`` (or their names in the files).
         state: the pose of the end effector, or the joints; with the gripper.
         action: what was commanded (a pose or joints to reach, or the step towards them), or the
@@ -70,26 +68,17 @@ class DroidConfig(Config["Droid"]):
             kept is an episode then.
         turn_wrist: turn the pictures of the wrist by half: which way up they are depends on the
             laboratory.
-        splits, version: empty for all splits, and the highest version.
-        checksums: compare each record with its checksum when it is first read.
-        on_error, most_skipped: see ``Records``.
     """
 
     format: ClassVar[str] = "droid"
     about: ClassVar[str] = "DROID as RLDS (1.0.0, 1.0.1, droid_100): state, action, outcome, idle"
 
-    root: str | Path
     cameras: tuple[str, ...] = ()
     state: State = "cartesian"
     action: Action = "cartesian"
     outcome: Literal["all", "success", "failure"] = "all"
     idle: Literal["keep", "drop"] = "keep"
     turn_wrist: bool = False
-    splits: tuple[str, ...] = ()
-    version: str = ""
-    checksums: bool = True
-    on_error: OnError = "raise"
-    most_skipped: float = 0.01
 
     @staticmethod
     def recognises(folder: Folder) -> bool:
@@ -106,16 +95,7 @@ class Droid(Episodes):
 
     def __init__(self, config: DroidConfig) -> None:
         self.config, self.fps = config, FPS
-        self.records = Records(
-            config.root,
-            config.splits,
-            config.version,
-            config.checksums,
-            config.on_error,
-            config.most_skipped,
-            scans=(scan, checked_scan),
-            keys=KEYS,
-        )
+        self.records = Records(config, scans=(scan, checked_scan), keys=_keys(config))
         short = {key: name for name, key in CAMERAS.items()}
         self.skipped = self.records.skipped  # of each record that is left out, why
         known = [n for n, key in CAMERAS.items() if OBSERVED + key in self.records.features]
@@ -172,9 +152,20 @@ class Droid(Episodes):
         }
 
     def key(self, episode: int) -> str:
-        """Return the name by which openpi's lists of ranges know the recording."""
-        known = self.records.metadata(int(self._parts[episode, 0]))
-        return f"{known['recording_folderpath']}--{known['file_path']}"
+        """Return the name by which openpi's lists of ranges know the recording.
+
+        Raises:
+            DataError: the record has none.
+        """
+        record = int(self._parts[episode, 0])
+        known = self.records.metadata(record)
+        try:
+            return f"{known['recording_folderpath']}--{known['file_path']}"
+        except KeyError as error:
+            raise DataError(
+                f"{self.records.where(record)} has no {error} in its metadata, only {[*known]}; "
+                "idle=drop needs no names"
+            ) from error
 
     def encoded(
         self, episode: int, camera: str, frames: Int[np.ndarray, " t"]
@@ -187,13 +178,13 @@ class Droid(Episodes):
         return list(map(bytes, self.records.jpegs(record, key, first + np.asarray(frames))))
 
     def camera_poses(self, episode: int, camera: str) -> Float64[np.ndarray, "t 4 4"] | None:
-        """Return the pose of an exterior camera in the robot base, where 1.0.1 has it.
+        """Return the pose of an exterior camera in the robot base, where it was measured (1.0.1).
 
         It does not move. Of the wrist camera only one pose is stored, so it is unknown.
         """
         known = self.records.metadata(int(self._parts[episode, 0]))
         values = np.array(known.get(EXTRINSICS.get(camera, ""), []), np.float64)
-        if not values.any() or not np.isfinite(values).all():  # none was measured
+        if values.shape != (6,) or not values.any() or not np.isfinite(values).all():
             return None
         pose = np.eye(4)
         pose[:3, 3], pose[:3, :3] = values[:3], euler_xyz_to_matrix(values[3:])
@@ -214,9 +205,7 @@ class Droid(Episodes):
                 (record, first, end)
                 for record, note in notes
                 if wanted is None or _success(note) in wanted
-                for first, end in (
-                    note["ranges"] if config.idle == "drop" else [(0, steps[record])]
-                )
+                for first, end in (note["ranges"] if drop else [(0, steps[record])])
             ]
         if not parts:
             raise DataError(
@@ -224,6 +213,16 @@ class Droid(Episodes):
                 f"idle={config.idle}; keep more"
             )
         return np.array(parts, np.int64)
+
+
+def _keys(config: DroidConfig) -> dict[str, int]:
+    """Return what must be there, with its width: what tells DROID, and what is read of it."""
+    needed = {OBSERVED + (JOINTS if config.state == "joint" else POSE), OBSERVED + GRIPPER}
+    if config.action == "delta":
+        needed |= {OBSERVED + POSE}
+    else:
+        needed |= {COMMANDED + COMMANDS[config.action], COMMANDED + GRIPPER}
+    return {key: next((n for name, n in WIDTHS.items() if name in key), 0) for key in KEYS | needed}
 
 
 def scan(folder: Folder, name: str) -> dict[str, Any]:
@@ -254,4 +253,4 @@ def _success(note: Mapping[str, Any]) -> bool | None:
 def _scene(metadata: Mapping[str, Any]) -> str:
     """Return what names the place of a recording, where 1.0.1 says it."""
     building, scene = metadata.get("building", ""), metadata.get("scene_id", -1)
-    return f"{building}/{scene}" if building and scene >= 0 else ""
+    return f"{building}/{scene}" if building and isinstance(scene, int) and scene >= 0 else ""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from saccade.errors import DataError
+from saccade.errors import ConfigError, DataError
 
 OnError = Literal["raise", "skip"]
 
@@ -15,9 +15,14 @@ class Skipped:
     Args:
         on_error: ``raise`` ends at the first fault, ``skip`` lists it and goes on.
         most: share of all that may be left out.
+
+    Raises:
+        ConfigError: ``most`` is no share.
     """
 
     def __init__(self, on_error: OnError = "raise", most: float = 0.01) -> None:
+        if not 0 <= most <= 1:
+            raise ConfigError(f"most_skipped is {most}, expected a share from 0 to 1")
         self.on_error: OnError = on_error
         self.most = most
         self.found: dict[str, str] = {}

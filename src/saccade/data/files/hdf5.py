@@ -7,7 +7,7 @@ safe: only numbers inside the file are read, all of which were written; memory d
 https://support.hdfgroup.org/documentation/hdf5/latest/ and https://docs.h5py.org
 """
 
-import fcntl
+import atexit
 import io
 import math
 import os
@@ -15,21 +15,30 @@ import resource
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import h5py
 import numpy as np
+from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Int, Shaped
 
 from saccade.data.files.folder import Folder, natural
+from saccade.data.files.hdf5_checks import (
+    LARGEST,
+    check_heap,
+    check_texts,
+    check_unlocked,
+    check_written,
+)
 from saccade.errors import DataError
 
 OPEN_FILES = 64  # kept per process, fewer where little may be open
 OPEN_HANDLES = 8  # of the HDF5 library with their caches, kept per process
 SPAN = 1 << 16  # bytes: scattered rows within so many are read at once
-LARGEST = 1 << 24  # bytes of an attribute; more is a damaged file
+MOST_CHUNK = 1 << 28  # bytes that are decompressed to read one row
 MOST_LINKS = 8  # soft links on the way to one data set
 KINDS = "biuf"  # of numbers
 
@@ -65,7 +74,13 @@ class Column:
             raise DataError(f"{label} holds {data.dtype}, expected numbers; read another key")
         if data.is_virtual or data.id.get_create_plist().get_external_count():
             raise DataError(f"{label} lies in another file; rewrite it with h5repack")
-        _check_written(data, label)
+        chunk = math.prod(data.chunks or ()) * self.dtype.itemsize
+        if chunk > MOST_CHUNK:
+            raise DataError(
+                f"{label} has chunks of {chunk} bytes, at most {MOST_CHUNK} are read at once; "
+                "rewrite it with h5repack"
+            )
+        check_written(data, label)
         self._row = self.dtype.itemsize * math.prod(self.shape[1:])
         self._source, self._offset = source, _offset(data)
         self._data = None if self.plain else data  # which would keep HDF5's handle
@@ -170,8 +185,12 @@ class Hdf5Files:
     def attrs(self, name: str, key: str = "", only: Collection[str] = ()) -> dict[str, Any]:
         """Return the attributes of a group or data set as plain values; ``only`` some, if there."""
         with LOCK, reading(f"{self.folder.label(name)}: attributes of {key or '/'}"):
-            found = self._find(self._file(name), key).attrs
+            file = self._file(name)
+            place = self._find(file, key)
+            found = place.attrs
             names = [each for each in found if not only or each in only]
+            address = place.file.userblock_size + h5o.get_info(place.id).addr
+            check_texts(file.bytes.part, address, place.file.userblock_size)
             for each in names:
                 stored = found.get_id(each)
                 points = stored.get_space().get_simple_extent_npoints()
@@ -209,7 +228,7 @@ class _Bytes(io.RawIOBase):
     def __init__(self, path: Path, label: str) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size, self._position = os.fstat(self.number).st_size, 0
-        _check_unlocked(self.number, label)
+        check_unlocked(self.number, label)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -231,8 +250,12 @@ class _Bytes(io.RawIOBase):
         got = self.read_at(self._position, buffer)
         self._position += got
         if bytes(buffer[:4]) == b"GCOL":
-            _check_heap(bytes(buffer[:got]))
+            check_heap(bytes(buffer[:got]))
         return got
+
+    def part(self, position: int, length: int) -> bytes:
+        """Return some bytes, fewer where the file ends before."""
+        return os.pread(self.number, length, position)
 
     def read_at(self, position: int, buffer: Any) -> int:
         """Fill a buffer; return how many bytes of it the file has."""
@@ -263,6 +286,7 @@ class _File:
                 if handle.id.get_create_plist().get_sizes() != (8, 8):
                     raise OSError("its offsets have not 8 bytes, rewrite it with h5py")
                 self._handle = handle
+                _OPEN.add(self)
         return self._handle
 
     def is_open(self) -> bool:
@@ -274,6 +298,17 @@ class _File:
         self._handle = None
         stay = {key: each for key, each in self.columns.items() if each.plain}
         self.columns = stay
+
+
+_OPEN: WeakSet[_File] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is open before Python ends: the library would call it for that when it is gone."""
+    for file in list(_OPEN):
+        if file.is_open():
+            file.handle().close()
 
 
 def find(file: h5py.File, key: str, label: str) -> h5py.Group | h5py.Dataset:
@@ -327,49 +362,6 @@ def unreadable(label: str, error: Exception) -> DataError:
     return DataError(f"{label} cannot be read ({reason:.160}); {mend}")
 
 
-def _check_unlocked(descriptor: int, label: str) -> None:
-    """Refuse a file that HDF5 has open for writing."""
-    with suppress(OSError):  # a disk without locks
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{label} is open for writing; wait until its writer is done"
-            ) from error
-
-
-def _check_heap(block: bytes) -> None:
-    """Refuse a heap of texts in which HDF5 2.0 would go round in circles.
-
-    16 bytes of header, 8 of which are its size; then objects with a header of 16 bytes each, whose
-    first two are 0 for the free space at the end and whose last eight are its size.
-    https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html (III.E, global heap)
-    """
-    at, end = 16, int.from_bytes(block[8:16], "little")
-    while at + 16 <= min(end, len(block)):
-        size = int.from_bytes(block[at + 8 : at + 16], "little")
-        free = block[at : at + 2] == b"\0\0"
-        at += size if free else 16 + size + -size % 8
-        if at > end or (free and size < 16):
-            raise OSError("its heap of texts is damaged")
-
-
-def _check_written(data: h5py.Dataset, label: str) -> None:
-    """Refuse what reads as zeros because a writer was killed before it came to it."""
-    if not data.size:
-        return
-    have, expected = int(data.id.get_storage_size() > 0), 1
-    if data.chunks:
-        have = data.id.get_num_chunks()
-        expected = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True))
-    if have < expected:
-        raise DataError(
-            f"{label}: {have} of {expected} parts were written, its writer was killed or still "
-            "writes; record or download it again"
-        )
-
-
 def _offset(data: h5py.Dataset) -> int | None:
     """Return where in the file the numbers lie, if they do so in one piece and as they are."""
     stored = data.id.get_create_plist()
@@ -379,14 +371,10 @@ def _offset(data: h5py.Dataset) -> int | None:
     return None
 
 
-def _ends(frames: Int[np.ndarray, " t"]) -> tuple[int, int]:
-    return int(frames.min()), int(frames.max())
-
-
 def _some(place: h5py.Group | h5py.Dataset) -> list[str]:
     """List the first names in a group, for messages."""
     names = sorted(place, key=natural) if isinstance(place, h5py.Group) else []
-    return names[:20] + ["..."] * (len(names) > 20)
+    return names[:10] + ["..."] * (len(names) > 10)
 
 
 def _plain(value: Any) -> Any:

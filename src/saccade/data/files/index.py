@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,14 @@ def index(
         DataError: a file is broken, or with ``on_error="skip"`` more than ``most_skipped`` of all.
     """
     store = _store(folder, scan, version)
-    stamps = {name: folder.stamp(name) for name in names}
+    skipped = Skipped(on_error, most_skipped)
+    stamps: dict[str, str] = {}
+    for name in names:
+        with skipped.guard(name):  # a link may lead nowhere
+            stamps[name] = folder.stamp(name)
     table = _load(store)
     known = {n: table[n][1] for n, stamp in stamps.items() if n in table and table[n][0] == stamp}
-    missing = [name for name in names if name not in known]
-    skipped = Skipped(on_error, most_skipped)
+    missing = [name for name in stamps if name not in known]
     if missing:
         try:
             with progress(f"indexing {folder.root}", len(names), "files") as told:
@@ -80,7 +84,13 @@ def _scanned(folder: Folder, names: Sequence[str], scan: Scan) -> Iterator[tuple
         return
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(os.cpu_count(), context, initializer=die_with_parent) as pool:
-        yield from pool.map(work, names, chunksize=16)
+        try:
+            yield from pool.map(work, names, chunksize=16)
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"a process that indexes {folder.root} was killed, probably for want of memory; "
+                "open the data set again: what was indexed is kept"
+            ) from error
 
 
 def _scan_one(folder: Folder, scan: Scan, name: str) -> tuple[str, Any]:

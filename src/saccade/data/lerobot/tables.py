@@ -205,11 +205,11 @@ def _read(
     file: pq.ParquetFile, groups: list[int] | None, columns: Sequence[str] | None, label: str
 ) -> pa.Table:
     """Load columns of some row groups, or of all."""
-    absent = set(columns or ()) - set(file.schema_arrow.names)
-    if absent:
-        raise DataError(f"{label} has no columns {sorted(absent)}; convert it again")
-    names = None if columns is None else list(columns)
     with reading(label):
+        absent = set(columns or ()) - set(file.schema_arrow.names)
+        if absent:
+            raise DataError(f"{label} has no columns {sorted(absent)}; convert it again")
+        names = None if columns is None else list(columns)
         if groups is None:
             return file.read(names, use_threads=False)
         return file.read_row_groups(groups, names, use_threads=False)
@@ -240,7 +240,8 @@ def reading(label: str) -> Iterator[None]:
     """Turn errors of Arrow into ours, with the file's name."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no text
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{label} cannot be read ({error}); download it again") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{label} cannot be read ({reason:.160}); download it again") from error

@@ -13,7 +13,7 @@ from saccade.data.files.folder import Folder
 from saccade.data.files.hdf5 import Column, Hdf5Files
 from saccade.errors import DataError
 
-VERSION = 1  # of what ``scan`` returns
+VERSION = 2  # of what ``scan`` returns
 SUFFIX = "_demo.hdf5"
 FPS = 20.0  # robosuite's control_freq in LIBERO, where a file does not say another
 CAMERAS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}  # what is stored in obs/
@@ -33,7 +33,7 @@ LAYOUT: dict[str, tuple[str, tuple[int | None, ...]]] = {  # kinds, and the shap
     "rewards": (ANY, ()),
 }
 LIBERO = {"problem_info", "bddl_file_name", "env_args", "macros_image_convention", "tag"}
-DEMO = re.compile(r"demo_(\d+)")
+DEMO = re.compile(r"demo_([0-9]+)")
 SCENE = re.compile(r"([A-Z]+(?:_[A-Z]+)*_SCENE\d+)_")
 ARM = slice(1, 8)  # of a row of ``states``: time, then the seven joints of the robot
 ENOUGH = 8  # rows from which the alignment is judged
@@ -140,8 +140,8 @@ def _scan_demo(files: Hdf5Files, name: str, group: str) -> dict[str, Any]:
     told = files.attrs(name, group, only=("num_samples",)).get("num_samples", rows)
     if told != rows:
         raise DataError(
-            f"{label} has {rows} rows, its num_samples is {told}; its writer was killed or it was "
-            "cut: download it again"
+            f"{label} has {rows} rows, its num_samples is {told!r}; its writer was killed or it "
+            "was cut: download it again"
         )
     success = None
     if rows and have & {"dones", "rewards"}:
@@ -183,7 +183,13 @@ def _stem(attributes: Mapping[str, Any], name: str) -> str:
 
 
 def _instruction(attributes: Mapping[str, Any], label: str) -> str:
-    return normalised(_json(attributes, "problem_info", label).get("language_instruction", ""))
+    found = _json(attributes, "problem_info", label).get("language_instruction") or ""
+    if not isinstance(found, (str, list)):
+        raise DataError(
+            f"{label}: language_instruction is {found!r:.60}, expected a text or a list of words; "
+            "download it again"
+        )
+    return normalised(found)
 
 
 def _flipped(attributes: Mapping[str, Any], label: str) -> bool:

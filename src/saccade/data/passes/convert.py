@@ -23,6 +23,7 @@ from saccade.data.episodes import Episodes, Subset
 from saccade.data.files.faults import OnError, Skipped
 from saccade.data.lerobot.writer import LEFT_OUT, PARTS, LeRobotWriter
 from saccade.data.passes.shards import Shard, locked, parallel
+from saccade.data.passes.words import counted
 from saccade.data.transforms import Framing
 from saccade.errors import ConfigError, DataError
 from saccade.progress import progress
@@ -68,17 +69,17 @@ class Plan(NamedTuple):
     def told(self, episodes: Episodes, out: Path) -> list[str]:
         """Say what will be written, and what is left out."""
         frames = sum(episodes.lengths[i] for i in self.episodes)
-        lines = [f"{len(self.episodes):,} episodes, {frames:,} frames -> {out}"]
+        lines = [f"{counted(len(self.episodes), 'episode')}, {counted(frames, 'frame')} -> {out}"]
         for name, camera in self.cameras.items():
             height, width = self.sizes[name]
             how = "pictures as stored" if name in self.pictures else "video"
             called = f" (there {camera!r})" if name != camera else ""
             lines.append(f"  camera {name}{called}: {height} x {width}, {how}")
         for camera, missing in self.absent.items():
-            lines.append(f"  left out: camera {camera}, which {missing:,} episodes lack")
+            lines.append(f"  left out: camera {camera}, lacking in {counted(missing, 'episode')}")
         empty = len(episodes.lengths) - len(self.episodes) - self.blind
-        for count, what in ((empty, "empty episodes"), (self.blind, "episodes without a camera")):
-            lines += [f"  left out: {count:,} {what}"] if count else []
+        for number, what in ((empty, "without frames"), (self.blind, "without a camera")):
+            lines += [f"  left out: {counted(number, 'episode')} {what}"] if number else []
         return lines
 
 
@@ -152,11 +153,13 @@ def convert(
     merge again does nothing.
 
     Raises:
-        ConfigError: the folder holds something else, or was begun from another source.
+        ConfigError: the folder holds something else, was begun from another source, or lies in
+            the source.
         BusyError: another process does the same work.
         DataError: an episode is broken, or with ``on_error="skip"`` too many; a shard is missing.
         SpaceError: the disk is full.
     """
+    check_apart(source, out)
     episodes = source.build()
     plan = make_plan(episodes, conversion)
     made_from = _made_from(source, episodes, conversion, plan)
@@ -185,6 +188,17 @@ def convert(
         done = len(writer.staged())
         writer.finish()
     return Outcome(done, total, left_out, True)
+
+
+def check_apart(source: Config[Episodes], out: Path) -> None:
+    """See that nothing would be written into the data set that is read.
+
+    Raises:
+        ConfigError: ``out`` lies in it.
+    """
+    root = str(getattr(source, "root", "://"))
+    if "://" not in root and out.resolve().is_relative_to(Path(root).resolve()):
+        raise ConfigError(f"{out} lies in the data set {root} itself; choose another folder")
 
 
 def _probe(
@@ -293,7 +307,7 @@ def _stage_all(
     staged = writer.staged()
     missing = [i for i in mine if i not in staged]
     if len(missing) < len(mine):
-        say(f"resuming: {len(mine) - len(missing)} of {len(mine)} episodes are done")
+        say(f"resuming: {len(mine) - len(missing)} of {counted(len(mine), 'episode')} done")
     lengths = episodes.lengths
     total, done = sum(lengths[i] for i in mine), sum(lengths[i] for i in mine if i in staged)
     work = partial(_stage, writer, episodes, conversion, plan)

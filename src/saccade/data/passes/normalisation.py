@@ -75,9 +75,13 @@ def count_numbers(
     whole, done = _nothing(episodes), 0
     skipped = Skipped(on_error, most_skipped)
     work = partial(_count, episodes, batches, on_error)
+
+    def name(number: int) -> str:
+        return f"episodes {batches[number][0]} to {batches[number][-1]}"
+
     with progress("reading states and actions", len(members), "episodes") as told:
         told(0)
-        for number, found in parallel(work, range(len(batches)), jobs):
+        for number, found in parallel(work, range(len(batches)), jobs, name):
             if isinstance(found, DataError):
                 raise found
             whole += found

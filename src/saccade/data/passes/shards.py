@@ -36,7 +36,7 @@ class Shard:
         Raises:
             ConfigError: it is something else.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if not found or not int(found[1]) < int(found[2]):
             raise ConfigError(f"shard is {text!r}, expected i/n with i from 0 to n - 1, like 0/16")
         return Shard(int(found[1]), int(found[2]))
@@ -55,12 +55,16 @@ def cores() -> int:
 
 
 def parallel(
-    work: Callable[[int], T], items: Sequence[int], jobs: int
+    work: Callable[[int], T],
+    items: Sequence[int],
+    jobs: int,
+    name: Callable[[int], str] = "episode {}".format,
 ) -> Iterator[tuple[int, T | DataError]]:
     """Yield each item with what ``work`` makes of it, or why it cannot, in order of completion.
 
-    With several ``jobs``, work is pickled to processes that are started afresh: a script that
-    calls this needs ``if __name__ == "__main__":``.
+    ``name`` says what an item is called in an error. With several ``jobs``, work is pickled to
+    processes that are started afresh: a script that calls this needs ``if __name__ ==
+    "__main__":``.
 
     Raises:
         DataError: a process died; it names the item.
@@ -77,7 +81,7 @@ def parallel(
         while busy:
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
-                yield worker.outcome()
+                yield worker.outcome(name)
                 if not worker.give(next(left, None)):
                     del busy[worker.pipe]
     finally:
@@ -105,7 +109,7 @@ class _Worker:
                 self.pipe.send(item)
         return item is not None
 
-    def outcome(self) -> tuple[int, Any]:
+    def outcome(self, name: Callable[[int], str]) -> tuple[int, Any]:
         """Return the item and what became of it."""
         assert self.item is not None
         try:
@@ -113,7 +117,7 @@ class _Worker:
         except (ConnectionResetError, EOFError) as error:
             self.process.join()
             raise DataError(
-                f"the process that worked on episode {self.item} ended with exit code "
+                f"the process that worked on {name(self.item)} ended with exit code "
                 f"{self.process.exitcode}; its message is above (-9: out of memory? lower --jobs)"
             ) from error
         if isinstance(found, SaccadeError) and not isinstance(found, DataError):
@@ -180,8 +184,12 @@ def load_parts(out: Path) -> list[Any]:
     found = {path.stem: path for path in folder.glob("*-of-*.json")}
     counts = {int(name.split("-of-")[1]) for name in found}
     if len(counts) != 1:
-        what = f"shards of {sorted(counts)} parts" if counts else "no shards"
-        raise DataError(f"{folder} holds {what}, expected all of one number; run every --shard i/n")
+        if not counts:
+            raise DataError(f"{folder} holds no shards; run every --shard i/n first")
+        raise DataError(
+            f"{folder} holds shards of divisions into {sorted(counts)}, expected one; delete those "
+            "of the others, or all of them and run every --shard i/n again"
+        )
     (count,) = counts
     shards = [Shard(index, count) for index in range(count)]
     missing = [f"{shard.index}/{shard.count}" for shard in shards if str(shard) not in found]

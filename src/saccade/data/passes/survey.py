@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from saccade.data.episodes import Episodes, state_groups
 from saccade.data.passes.convert import times_are_recorded
 from saccade.data.passes.statistics import Numbers
+from saccade.data.passes.words import counted
 from saccade.errors import DataError
 from saccade.progress import progress
 
@@ -90,12 +91,14 @@ def oddities(episodes: Episodes, found: Survey) -> list[str]:
     """Say in sentences what a user should look into before training."""
     lengths = np.array(episodes.lengths)
     lines = [
-        _some(found.unreadable, "cannot be read", "saccade data verify lists what is broken"),
-        _some(np.flatnonzero(lengths == 0), "are empty", ""),
-        _some(np.flatnonzero((lengths > 0) & (lengths < SHORT)), f"are under {SHORT} frames", ""),
-        _some(found.backwards, "have times that do not increase", ""),
-        _some(found.still, "have no action but zero", ""),
-        _some(found.invalid, "have states or actions that are not finite", ""),
+        _some(
+            found.unreadable, "cannot/cannot be read", "saccade data verify lists what is broken"
+        ),
+        _some(np.flatnonzero(lengths == 0), "is/are empty"),
+        _some(np.flatnonzero((lengths > 0) & (lengths < SHORT)), f"is/are under {SHORT} frames"),
+        _some(found.backwards, "has/have times that do not increase"),
+        _some(found.still, "has/have no action but zero"),
+        _some(found.invalid, "has/have states or actions that are not finite"),
     ]
     if found.interval:
         header = 1 / episodes.fps
@@ -196,9 +199,13 @@ def _ranges(kind: str, names: Sequence[str], numbers: Numbers) -> list[str]:
     return lines
 
 
-def _some(members: Any, what: str, mend: str) -> str:
+def _some(members: Any, what: str, mend: str = "") -> str:
+    """Say of which episodes something is so; ``what`` begins with the verb for one / for many."""
     numbers = [int(i) for i in members]
     if not numbers:
         return ""
     first = ", ".join(map(str, numbers[:5])) + (" ..." if len(numbers) > 5 else "")
-    return f"{len(numbers):,} episodes {what} ({first})" + (f"; {mend}" if mend else "")
+    verbs, _, rest = what.partition(" ")
+    verb = verbs.split("/")[len(numbers) > 1]
+    told = f"{counted(len(numbers), 'episode')} {verb} {rest} ({first})"
+    return f"{told}; {mend}" if mend else told

@@ -1,6 +1,7 @@
 """Read everything that a data set has, and list what is broken and where."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -27,17 +28,18 @@ def verify(source: Config[Episodes], jobs: int = 1, shard: Shard | None = None) 
     try:
         episodes = tolerant(source).build()
     except DataError as error:
-        return _report(source, 0, 0, [_fault(-1, _first_fault(source, error))])
+        return _report(source, 0, 0, [make_fault(-1, _first_fault(source, error))])
     mine = (shard or Shard()).of(range(len(episodes.lengths)))
     faults = []
     if shard is None or shard.index == 0:
         skipped = episodes.skipped
-        faults += [_fault(-1, f"{name}: {reason}") for name, reason in skipped.items()]
+        faults += [make_fault(-1, f"{name}: {reason}") for name, reason in skipped.items()]
     total, done = sum(episodes.lengths[i] for i in mine), 0
     found: dict[int, list[Fault]] = {}
     with progress(f"verifying {getattr(source, 'root', '')}", total, "frames") as told:
+        told(0)
         for i, result in parallel(partial(check_episode, episodes), mine, jobs):
-            found[i] = [_fault(i, str(result))] if isinstance(result, DataError) else result
+            found[i] = [make_fault(i, str(result))] if isinstance(result, DataError) else result
             done += episodes.lengths[i]
             told(done)
     faults += [fault for i in sorted(found) for fault in found[i]]
@@ -46,6 +48,8 @@ def verify(source: Config[Episodes], jobs: int = 1, shard: Shard | None = None) 
 
 def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Put the reports of all shards together.
+
+    A fault of the data set that every shard met is listed once.
 
     Raises:
         DataError: they are not of one data set.
@@ -56,9 +60,9 @@ def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"the shards verified different data sets ({sorted(known)}); run them again"
         )
     whole = {key: sum(part[key] for part in parts) for key in ("episodes", "frames")}
-    faults = [fault for part in parts for fault in part["faults"]]
-    faults.sort(key=lambda fault: (fault["episode"], fault["camera"]))
-    return {**parts[0], **whole, "faults": faults}
+    faults = {json.dumps(fault): fault for part in parts for fault in part["faults"]}
+    ordered = sorted(faults.values(), key=lambda fault: (fault["episode"], fault["camera"]))
+    return {**parts[0], **whole, "faults": ordered}
 
 
 def tolerant(source: Config[Episodes], most: float = 1.0) -> Config[Episodes]:
@@ -88,7 +92,7 @@ def check_episode(episodes: Episodes, episode: int) -> list[Fault]:
                         bad.append(int(frame))
                         error = error or fault["error"]
         if bad:
-            faults.append(_fault(episode, error, camera, bad))
+            faults.append(make_fault(episode, error, camera, bad))
     return faults
 
 
@@ -105,7 +109,7 @@ def _failed(check: Callable[[], object], episode: int) -> Fault | None:
     try:
         check()
     except DataError as error:
-        return _fault(episode, str(error))
+        return make_fault(episode, str(error))
     return None
 
 
@@ -140,7 +144,8 @@ def _pixels(episodes: Episodes, episode: int, camera: str, frames: Int64[np.ndar
         raise DataError(f"{len(video)} frames came for {len(frames)} that were asked for")
 
 
-def _fault(episode: int, error: str, camera: str = "", frames: Sequence[int] = ()) -> Fault:
+def make_fault(episode: int, error: str, camera: str = "", frames: Sequence[int] = ()) -> Fault:
+    """Describe a fault as JSON values."""
     return {"episode": episode, "camera": camera, "frames": list(frames), "error": error}
 
 

@@ -51,6 +51,8 @@ class RemoteFolder(Folder):
         address = urlsplit(root)
         if address.scheme not in STORES:
             raise ConfigError(f"{root}: expected one of {', '.join(f'{s}://' for s in STORES)}")
+        if not address.netloc:
+            raise ConfigError(f"{root} names no bucket or host; give one, like s3://bucket/folder")
         if address.password and address.scheme.startswith("http"):
             raise ConfigError(
                 f"the address of {address.hostname} has a password, which messages would show; "

@@ -107,7 +107,8 @@ class Episode:
 
     def _count(self) -> int:
         """Count ``is_first``, or else the smallest thing that is there; 0 if nothing is."""
-        known = {k: f for k, f in self.features.items() if f.per_step and f.kind in CHEAP}
+        steps = {k: f for k, f in self.features.items() if f.per_step and f.size}
+        known = {k: f for k, f in steps.items() if f.kind in CHEAP}
         keys = sorted(known, key=lambda key: (CHEAP.index(known[key].kind), known[key].size))
         for key in sorted(keys, key=lambda key: not key.endswith("/is_first")):
             if key in self:

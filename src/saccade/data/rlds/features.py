@@ -23,7 +23,11 @@ Kind = Literal["number", "text", "image", "packed", "other"]
 
 STEPS = "steps"
 LARGEST = 1 << 28  # values of one step; more is a damaged file
+MOST_AXES = 16  # of a shape
 DEEPEST = 32  # levels of names
+PACKED = {"bool", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
 NODES = {"featuresDict", "sequence", "tensor", "image", "text", "classLabel", "scalar"}
 
 
@@ -149,10 +153,9 @@ def _leaf(kind: str, about: Mapping[str, Any], per_step: bool, where: str) -> Fe
     if shape is None and per_step:
         return Feature("other", per_step=True, why="tensors of changing size are not read")
     if encoding in ("bytes", "zlib"):
-        try:
-            np.dtype(dtype)
-        except TypeError:
-            return Feature("other", per_step=per_step, why=f"numbers of type {dtype} are not read")
+        if dtype not in PACKED:
+            why = f"numbers of type {dtype:.20} are not read"
+            return Feature("other", per_step=per_step, why=why)
         return Feature("packed", shape, dtype, encoding, per_step)
     return Feature("number", shape, dtype, per_step=per_step)
 
@@ -161,12 +164,12 @@ def _shape(dimensions: Any, where: str) -> tuple[int, ...] | None:
     """Return a shape; None if a dimension is unknown (-1 or absent)."""
     try:
         shape = tuple(-1 if n in (None, "", "None") else int(n) for n in dimensions)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where} has the shape {dimensions!r:.40}, expected numbers") from error
     if min(shape, default=0) < 0:
         return None
-    if math.prod(shape) > LARGEST:
-        raise DataError(f"{where} has the shape {list(shape)}; download features.json again")
+    if math.prod(shape) > LARGEST or len(shape) > MOST_AXES:
+        raise DataError(f"{where} has the shape {list(shape)!s:.80}; download features.json again")
     return shape
 
 

@@ -6,9 +6,9 @@ https://github.com/google-research/rlds
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,53 +17,44 @@ from torch import Tensor
 
 from saccade.config import Config
 from saccade.data.episodes import Episodes
-from saccade.data.files.faults import OnError
 from saccade.data.files.folder import Folder
 from saccade.data.rlds.episode import Episode
 from saccade.data.rlds.features import Feature, names_of
-from saccade.data.rlds.records import Records
-from saccade.data.rlds.shards import described, scan_shard
+from saccade.data.rlds.records import Records, RecordsOptions
+from saccade.data.rlds.shards import described, is_tfds, scan_shard
 from saccade.errors import ConfigError, DataError
 
 OBSERVATION = "steps/observation/"
 LANGUAGE = ("language_instruction", "natural_language_instruction", "instruction")
+ASSUMED = 10.0  # Hz, where no rate is given
 WIDEST = 64  # numbers of a vector that is taken for a state; more is an embedding
 
 
 @dataclass(frozen=True, kw_only=True)
-class RldsConfig(Config["Rlds"]):
-    """Options of ``Rlds``.
+class RldsConfig(RecordsOptions, Config["Rlds"]):
+    """Options of ``Rlds``, besides those of ``RecordsOptions``.
 
     Args:
-        root: the folder of a version, or the one above.
         cameras: pictures under ``steps/observation``; empty for all that are RGB or grey.
         state: keys under ``steps/observation`` to be put together; empty for ``state``, else what
             is called ``proprio``, else every vector.
         action: keys under ``steps``; empty for ``action`` and all that is below it.
-        fps: RLDS stores no rate: give the robot's, which only times depend on.
-        splits, version: empty for all splits, and the highest version.
-        checksums: compare each record with its checksum when it is first read.
-        on_error, most_skipped: see ``Records``.
+        fps: RLDS stores no rate: give the robot's, which only times depend on. With 0 it is not
+            known: 10 Hz are assumed, and ``about`` says so (``assumed_fps``).
     """
 
     format: ClassVar[str] = "rlds"
     about: ClassVar[str] = "any RLDS / TFDS data set in TFRecord files, by its own keys; give fps"
 
-    root: str | Path
     cameras: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     action: tuple[str, ...] = ()
-    fps: float = 10.0
-    splits: tuple[str, ...] = ()
-    version: str = ""
-    checksums: bool = True
-    on_error: OnError = "raise"
-    most_skipped: float = 0.01
+    fps: float = 0.0
 
     @staticmethod
     def recognises(folder: Folder) -> bool:
-        """Whether there is a ``features.json`` with steps."""
-        return bool(described(folder))
+        """Whether there is a ``features.json`` with steps, or a damaged one of TFDS."""
+        return bool(described(folder)) or is_tfds(folder)
 
     def build(self) -> "Rlds":
         """Index the records."""
@@ -74,18 +65,11 @@ class Rlds(Episodes):
     """Every record of an RLDS data set as an episode."""
 
     def __init__(self, config: RldsConfig) -> None:
-        if not config.fps > 0:
+        if not 0 <= config.fps < math.inf:
             raise ConfigError(f"fps is {config.fps}, expected the rate of the robot in Hz")
-        self.fps, root = config.fps, str(config.root)
-        self.records = Records(
-            config.root,
-            config.splits,
-            config.version,
-            config.checksums,
-            config.on_error,
-            config.most_skipped,
-            scans=(scan, checked_scan),
-        )
+        self._given, root = config.fps > 0, str(config.root)
+        self.fps = config.fps or ASSUMED
+        self.records = Records(config, scans=(scan, checked_scan))
         self.skipped = self.records.skipped  # of each record that is left out, why
         features = self.records.features
         self._pictures = picture_keys(features)
@@ -113,9 +97,12 @@ class Rlds(Episodes):
         return self.records.pictures(episode, self._pictures[camera], frames)
 
     def about(self, episode: int) -> dict[str, Any]:
-        """Return shard and record, and all instructions."""
-        tasks = self.records.note(episode)["tasks"]
-        return {"source": self.records.source(episode), "tasks": tasks}
+        """Return shard and record, all instructions, and the rate where it is only assumed."""
+        return {
+            "source": self.records.source(episode),
+            "tasks": self.records.note(episode)["tasks"],
+            **({} if self._given else {"assumed_fps": ASSUMED}),
+        }
 
     def encoded(
         self, episode: int, camera: str, frames: Int[np.ndarray, " t"]
@@ -161,7 +148,7 @@ def chosen(wanted: Sequence[str], known: Collection[str], what: str, root: str) 
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         raise DataError(f"{root} has no {what} {unknown}; it has {sorted(known)}")
-    return tuple(wanted) or tuple(known)
+    return tuple(dict.fromkeys(wanted)) or tuple(known)
 
 
 def _is_camera(key: str, feature: Feature) -> bool:

@@ -8,11 +8,13 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice, pairwise, repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,10 +47,9 @@ T = TypeVar("T")
 PARSED = 64  # records whose layout is remembered in a process
 
 
-class Records:
-    """The episodes of a TFDS folder by number: split by split, shard by shard.
-
-    Picklable and thread-safe; what is kept open or in memory is bounded, but for the index.
+@dataclass(frozen=True, kw_only=True)
+class RecordsOptions:
+    """What every reader of RLDS may be told of its files.
 
     Args:
         root: the folder of a version, or the one above.
@@ -58,8 +59,26 @@ class Records:
         on_error: ``skip`` compares all records with their checksums when the data set is first
             opened and leaves out the broken ones (listed in ``skipped``), up to ``most_skipped``
             of all. After a damaged length the rest of a shard is lost.
+        most_skipped: see there.
+    """
+
+    root: str | Path
+    splits: tuple[str, ...] = ()
+    version: str = ""
+    checksums: bool = True
+    on_error: OnError = "raise"
+    most_skipped: float = 0.01
+
+
+class Records:
+    """The episodes of a TFDS folder by number: split by split, shard by shard.
+
+    Picklable and thread-safe; what is kept open or in memory is bounded, but for the index.
+
+    Args:
+        options: where and which.
         scans: what to learn of each shard, without and with checks (see ``scan_shard``).
-        keys: what there must be for that.
+        keys: what there must be, with the numbers that each has in a step (0: no numbers).
 
     Raises:
         DataError: the folder is no such data set, or a shard is damaged.
@@ -67,30 +86,24 @@ class Records:
 
     def __init__(
         self,
-        root: str | Path,
-        splits: Sequence[str] = (),
-        version: str = "",
-        checksums: bool = True,
-        on_error: OnError = "raise",
-        most_skipped: float = 0.01,
+        options: RecordsOptions,
         *,
         scans: tuple[Scan, Scan],
-        keys: Collection[str] = (),
+        keys: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self.folder, self.checksums = open_folder(root), checksums
-        self.place = locate(self.folder, version)
+        self.folder, self.checksums = open_folder(options.root), options.checksums
+        self.place = locate(self.folder, options.version)
         self.features = load_features(self.folder, self.place + FEATURES)
-        lacking = sorted(set(keys) - self.features.keys())
-        if lacking:
-            raise DataError(f"{root} has no {lacking}, so it is another data set; read it as rlds")
+        self._require(keys)
         known = load_splits(self.folder, self.place + INFO)
-        absent = sorted(set(splits) - known.keys())
+        absent = sorted(set(options.splits) - known.keys())
         if absent:
-            raise DataError(f"{root} has no splits {absent}; it has {sorted(known)}")
-        counts = {split: known[split] for split in splits or known}
+            raise DataError(f"{options.root} has no splits {absent}; it has {sorted(known)}")
+        counts = {split: known[split] for split in options.splits or known}
         self.shards, expected = find_shards(self.folder, self.place, counts)
-        skipped = Skipped(on_error, most_skipped)
-        found, _ = index(self.folder, self.shards, scans[on_error == "skip"], VERSION)
+        skipped = Skipped(options.on_error, options.most_skipped)
+        scan = scans[options.on_error == "skip"]
+        found, _ = index(self.folder, self.shards, scan, VERSION)
         rows: list[tuple[int, int, int, int, int]] = []
         notes: list[str] = []
         self.tasks: list[str] = []
@@ -116,6 +129,19 @@ class Records:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_checked": bytearray(len(self)), "_layouts": OrderedDict()}
+
+    def _require(self, keys: Mapping[str, int]) -> None:
+        root, advice = self.folder.root, "so it is another data set; read it as rlds"
+        lacking = sorted(keys.keys() - self.features.keys())
+        if lacking:
+            raise DataError(f"{root} has no {lacking}, {advice}")
+        for key, size in keys.items():
+            feature = self.features[key]
+            if size and (feature.kind not in ("number", "packed") or feature.size != size):
+                raise DataError(
+                    f"{root} has {feature.kind}s of shape {list(feature.shape or ())} as {key}, "
+                    f"expected {size} numbers, {advice}"
+                )
 
     def digest(self, options: str) -> str:
         """Digest names and sizes of the shards, what is known of the episodes, and options."""
@@ -165,7 +191,7 @@ class Records:
             if len(broken):
                 raise DataError(
                     f"{self.where(record)}, {key}: step {broken[0]} is {part[broken[0]]}, expected "
-                    "finite numbers; leave the episode out (on_error=skip does)"
+                    "finite numbers; leave the episode out"
                 )
         return rows
 
@@ -276,7 +302,8 @@ def interleave(counts: Sequence[int], cycle: int, block: int) -> Iterator[tuple[
         for slot in range(cycle):
             if slots[slot] is None and waiting:
                 number = waiting.popleft()
-                slots[slot] = zip(repeat(number), range(counts[number]), strict=False)
+                count = counts[number]
+                slots[slot] = zip(repeat(number, count), range(count), strict=True)
             turn = list(islice(slots[slot] or (), block))
             yield from turn
             if len(turn) < block:

@@ -24,6 +24,7 @@ from saccade.errors import DataError
 Summary = Callable[[Episode], dict[str, Any]]  # what a reader wants to know of every episode
 
 INFO, FEATURES = "dataset_info.json", "features.json"
+MOST_RECORDS = 1_000_000  # of one shard; each that lacks is listed
 VERSION = 2  # of what ``scan_shard`` returns
 RELEASE = re.compile(r"\d+\.\d+\.\d+/")
 SHARD = re.compile(
@@ -56,6 +57,14 @@ def described(folder: Folder) -> dict[str, Feature]:
         return load_features(folder, locate(folder) + FEATURES)
     except DataError:
         return {}
+
+
+def is_tfds(folder: Folder) -> bool:
+    """Whether a folder has the two files of a TFDS data set, be they damaged."""
+    try:
+        return locate(folder) + INFO in folder
+    except DataError:
+        return False
 
 
 def scan_shard(folder: Folder, name: str, summary: Summary, check: bool = False) -> dict[str, Any]:
@@ -101,7 +110,9 @@ def load_splits(folder: Folder, name: str) -> dict[str, list[int]]:
         raise DataError(f"{where} says the shards are {kind!r:.40}; only tfrecord is read: convert")
     try:
         splits = {str(s["name"]): list(map(int, s.get("shardLengths", []))) for s in info["splits"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if any(not 0 <= n <= MOST_RECORDS for lengths in splits.values() for n in lengths):
+            raise ValueError("a shard has no such length")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{where} lists no splits that we understand; download it again") from error
     if not splits:
         raise DataError(f"{where} lists no splits; its data set was not finished: build it again")

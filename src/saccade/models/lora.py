@@ -1,0 +1,185 @@
+"""Low-rank adapters inside any of our networks, in the files of peft (``saccade[finetune]``).
+
+A linear map ``W`` becomes ``W + s B A`` with ``A [r, in]`` random, ``B [out, r]`` zero, and only
+these two trained; ``s`` is ``alpha / sqrt(r)`` by rank-stabilised scaling, ``alpha / r`` without.
+LoRA: Hu et al., 2021, https://arxiv.org/abs/2106.09685; its scaling: Kalajdzievski, 2023,
+https://arxiv.org/abs/2312.03732
+The folder opens with ``peft.PeftModel.from_pretrained`` as well.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from saccade.checkpoint import write_atomic
+from saccade.errors import CheckpointError, ConfigError
+
+PREFIX = "base_model.model."  # of peft's files
+NAME = "default"  # of the one adapter in a network
+WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "saccade.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which linear maps get an adapter, and how large.
+
+    Args:
+        rank: of the update of each map.
+        alpha: of the scale.
+        rslora: divide alpha by the square root of the rank instead of the rank.
+        dropout: of an adapter's input, in training.
+        targets: last parts of the names of the maps, in every block.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    rslora: bool = True
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+
+
+def add_lora(network: nn.Module, config: LoraConfig) -> list[str]:
+    """Put adapters into a network, freeze the rest of it, and return the names of the maps.
+
+    The network computes what it did before: ``B`` is zero.
+
+    Raises:
+        ConfigError: a target names no linear map, or there are adapters already.
+    """
+    if adapters(network):
+        raise ConfigError("the network has adapters already; merge or remove them first")
+    kinds: dict[str, set[bool]] = {}
+    for name, part in network.named_modules():
+        kinds.setdefault(name.rpartition(".")[2], set()).add(isinstance(part, nn.Linear))
+    known = sorted(name for name, linear in kinds.items() if linear == {True})
+    lost = sorted(set(config.targets) - set(known))
+    if lost or not config.targets:
+        raise ConfigError(f"no linear map is named {lost or 'so'}; those there are: {known}")
+    peft = _peft()
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        use_rslora=config.rslora,
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+        bias="none",
+    )
+    network.requires_grad_(False)
+    peft.inject_adapter_in_model(settings, network, adapter_name=NAME)
+    return sorted(adapters(network))
+
+
+def adapters(network: nn.Module) -> dict[str, Any]:
+    """Return the maps that have an adapter, by name."""
+    return {n: part for n, part in network.named_modules() if hasattr(part, "lora_A")}
+
+
+def lora_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of the adapters alone, by the names that peft gives them in a file."""
+    return {
+        PREFIX + name.replace(f".{NAME}.", "."): value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+
+
+def save_lora(
+    folder: Path, network: nn.Module, config: LoraConfig, base: str, record: Mapping[str, Any]
+) -> None:
+    """Write the adapters alone: peft's two files, and ``saccade.json`` with base and record.
+
+    ``base`` is the fingerprint of the network that they were trained on.
+    """
+    weights = lora_state(network)
+    known = {
+        "peft_type": "LORA",
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "use_rslora": config.rslora,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted(config.targets),
+        "bias": "none",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+    }
+    ours = {"base": base, "lora": asdict(config), "tensors": len(weights), **record}
+    write_atomic(folder / WEIGHTS, save(weights, {"format": "pt"}))
+    write_atomic(folder / CONFIG, json.dumps(known, indent=2) + "\n")
+    write_atomic(folder / RECORD, json.dumps(ours, indent=2) + "\n")
+
+
+def load_lora(folder: Path, network: nn.Module, base: str) -> dict[str, Any]:
+    """Put saved adapters into a network, every tensor accounted for; return their record.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a tensor is missing, left over or of another
+            shape, or the adapters were trained on another network than ``base``.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        weights = load_file(folder / WEIGHTS)
+        config = LoraConfig(**{**record["lora"], "targets": tuple(record["lora"]["targets"])})
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} holds no adapters of ours ({error}); expected are {WEIGHTS} and {RECORD}, "
+            "as saccade export lora writes them"
+        ) from error
+    if record["base"] != base:
+        raise CheckpointError(
+            f"{folder} was trained on the network {record['base']}, this one is {base}; load the "
+            "adapters into the network that they belong to"
+        )
+    add_lora(network, config)
+    own = lora_state(network)
+    wrong = sorted(
+        name
+        for name in own.keys() | weights.keys()
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    )
+    if wrong:
+        remove_lora(network)
+        raise CheckpointError(
+            f"{folder / WEIGHTS} has {len(weights)} tensors, the network takes {len(own)}; "
+            f"missing, left over or of another shape are {len(wrong)}: {', '.join(wrong[:4])}"
+        )
+    places = {
+        PREFIX + name.replace(f".{NAME}.", "."): name
+        for name in network.state_dict()
+        if ".lora_" in name
+    }
+    network.load_state_dict({places[n]: v for n, v in weights.items()}, strict=False)
+    return record
+
+
+def merge_lora(network: nn.Module) -> None:
+    """Add the adapters to the weights and remove them: the network is plain again, and as fast."""
+    _unload(network, "merge")
+
+
+def remove_lora(network: nn.Module) -> None:
+    """Remove the adapters: the network is bit for bit what it was before."""
+    _unload(network, "drop")
+
+
+def _unload(network: nn.Module, way: Literal["merge", "drop"]) -> None:
+    for name, layer in adapters(network).items():
+        if way == "merge":
+            layer.merge(safe_merge=True)
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, layer.get_base_layer())
+    if hasattr(network, "peft_config"):
+        del network.peft_config
+
+
+def _peft() -> Any:
+    try:
+        import peft  # an extra: it takes seconds to import
+    except ImportError as error:
+        raise ConfigError("adapters need peft: pip install 'saccade[finetune]'") from error
+    return peft
