@@ -1,19 +1,22 @@
 """A model on disk is a folder: a config that says what to build, and weights to fill it.
 
 ``config.json`` holds the config and the pixel contract, ``model.safetensors`` the weights,
-``README.md`` the model card. Nothing is pickled, and every write is atomic: a reader sees the
-old file or the new one, never half of one.
+``README.md`` the model card. Large weights are cut into shards as Hugging Face does:
+``model-00001-of-00002.safetensors`` and so on, listed in ``model.safetensors.index.json``.
+Nothing is pickled, and every write is atomic: a reader sees the old file or the new one, never
+half of one. Weights are mapped into memory, not read, so that opening a folder costs little.
 """
 
 import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -22,6 +25,18 @@ from saccade.config import Config, from_dict, to_dict
 from saccade.errors import CheckpointError, SpaceError
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+INDEX = f"{WEIGHTS}.index.json"
+SHARD_BYTES = 4_000_000_000
+SAME = 0.04  # root mean square of fingerprints; bfloat16 moves normalised features by 0.016
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A model that a wrong option could change without a trace in the weights' names and shapes."""
+
+    def fingerprint(self) -> list[float]:
+        """Return normalised features of a fixed input, the same for the same function."""
+        ...
 
 
 @contextmanager
@@ -75,25 +90,97 @@ def save_model(
     config: Config[nn.Module],
     preprocessing: Mapping[str, Any],
     card: str = "",
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model so that ``load_model`` needs nothing but the folder."""
+    """Write a model so that ``load_model`` needs nothing but the folder.
+
+    ``origin`` says where weights that were not trained here come from; it is kept beside them.
+    """
     weights = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
-    write_atomic(folder / WEIGHTS, save(weights))
+    write_weights(folder, weights)
     write_atomic(folder / CARD, card)
     record = {"model": to_dict(config), "preprocessing": dict(preprocessing)}
+    if isinstance(model, Fingerprinted):
+        record["fingerprint"] = model.fingerprint()
+    if origin is not None:
+        record["origin"] = dict(origin)
     write_atomic(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+
+
+def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights to one file, or to shards of at most ``SHARD_BYTES`` and their index."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = SHARD_BYTES
+    for name, value in weights.items():
+        if shards[-1] and value.nbytes > room:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][name] = value
+        room -= value.nbytes
+    count = len(shards)
+    names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    names = names if count > 1 else [WEIGHTS]
+    for name, shard in zip(names, shards, strict=True):
+        write_atomic(folder / name, save(shard))
+    if count > 1:
+        where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        size = sum(value.nbytes for value in weights.values())
+        index = {"metadata": {"total_size": size}, "weight_map": where}
+        write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
+        names.append(INDEX)
+    for old in folder.glob("model*.safetensors*"):
+        if old.name not in names:
+            old.unlink()
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Map the weights of a folder into memory, from one file or from shards.
+
+    Raises:
+        CheckpointError: there are none, both kinds, or a file is missing or damaged.
+    """
+    single, index = folder / WEIGHTS, folder / INDEX
+    if single.is_file() and index.is_file():
+        raise CheckpointError(
+            f"{folder} holds both {WEIGHTS} and {INDEX}, left by two exports; delete the older"
+        )
+    try:
+        if not index.is_file():
+            return load_file(single)
+        where = json.loads(index.read_text())["weight_map"]
+        weights: dict[str, Tensor] = {}
+        for name in sorted(set(where.values())):
+            if Path(name).name != name:
+                raise CheckpointError(f"{index} names {name!r}, which is not a file beside it")
+            weights |= {key: v for key, v in load_file(folder / name).items() if where[key] == name}
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} lacks {Path(str(error.filename or error)).name}; copy the whole folder again"
+        ) from error
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder} is damaged ({error}); export the model again") from error
+    if missing := sorted(where.keys() - weights.keys()):
+        raise CheckpointError(f"{folder} is damaged: its shards lack {', '.join(missing[:8])}")
+    return weights
 
 
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the model that was saved; return it with its pixel contract.
 
+    A model whose config says ``on_meta`` is built without memory of its own: its weights are the
+    mapped file's, in the file's dtype. Any other is filled by copying.
+
     Raises:
-        CheckpointError: a file is missing or damaged, or a weight is missing, left over, or of
-            another shape than the config says. Nothing is loaded in part.
+        CheckpointError: a file is missing or damaged, a weight is missing, left over, or of
+            another shape than the config says, or a model that has a fingerprint computes
+            something else than when it was saved. Nothing is loaded in part.
     """
-    for name in (CONFIG, WEIGHTS):
+    weights_file = INDEX if (folder / INDEX).is_file() else WEIGHTS
+    for name in (CONFIG, weights_file):
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder} has no {name}; a model folder holds {CONFIG} and {WEIGHTS}, "
@@ -101,19 +188,46 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             )
     try:
         record = json.loads((folder / CONFIG).read_text())
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{folder} is damaged ({error}); export the model again") from error
+    weights = read_weights(folder)
     absent = {"model", "preprocessing"} - set(record)
     if absent:
         raise CheckpointError(f"{folder / CONFIG} lacks {sorted(absent)}; export the model again")
-    model = from_dict(record["model"]).build()
-    load_weights(model, weights, str(folder))
+    config = from_dict(record["model"])
+    on_meta = getattr(config, "on_meta", False)
+    with torch.device("meta") if on_meta else nullcontext():
+        model: nn.Module = config.build()
+    load_weights(model, weights, str(folder), assign=on_meta)
+    checked: object = model
+    if isinstance(checked, Fingerprinted):
+        check_fingerprint(checked.fingerprint(), record.get("fingerprint", []), str(folder))
     return model, record["preprocessing"]
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Fill a model with weights, every key accounted for.
+def check_fingerprint(found: list[float], saved: list[float], source: str) -> None:
+    """Compare features of a fixed input with those of the day of saving.
+
+    Raises:
+        CheckpointError: they differ by more than rounding.
+    """
+    if len(found) != len(saved):
+        raise CheckpointError(
+            f"{source} has a fingerprint of {len(saved)} numbers, not {len(found)}; export it again"
+        )
+    apart = float((torch.tensor(found) - torch.tensor(saved)).square().mean().sqrt())
+    if not apart <= SAME:
+        raise CheckpointError(
+            f"{source} computes other features of a fixed image than when it was saved: they are "
+            f"{apart:.2f} apart, at most {SAME} is rounding; its {CONFIG} (heads, rope) or weights "
+            "were changed: export it again"
+        )
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str, assign: bool = False
+) -> None:
+    """Fill a model with weights, every key accounted for; or make them the model's own.
 
     Raises:
         CheckpointError: it lists what is missing, left over, or of another shape.
@@ -129,4 +243,4 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         parts = {"missing": missing, "left over": extra, "of another shape": shapes}
         told = "; ".join(f"{len(v)} {k}: {', '.join(v[:8])}" for k, v in parts.items() if v)
         raise CheckpointError(f"{source} does not fit {type(model).__name__}: {told}")
-    model.load_state_dict(dict(weights), strict=True)
+    model.load_state_dict(dict(weights), strict=True, assign=assign)

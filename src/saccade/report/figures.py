@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
@@ -111,13 +111,13 @@ def forest(rows: Sequence[ProbeRow], look: Mapping[str, Look], label: str) -> Ma
     """Draw every score with its interval, best first, over the band of the best floor."""
     alt = f"{label}, best first: {_spoken(rows)}"
     size = (8.4, 0.9 + 0.29 * len(rows))
-    return _draw("forest", size, alt, lambda axes: _paint_forest(axes, rows, look, label))
+    return draw("forest", size, alt, lambda axes: _paint_forest(axes, rows, look, label))
 
 
 def gap_lines(rows: Sequence[ProbeRow], look: Mapping[str, Look], title: str, fps: float) -> Markup:
     """Draw score against gap, one labelled line for each representation."""
     alt = f"R2 against the gap, {title}: {_spoken(rows, gap=True)}"
-    return _draw(f"gaps {title}", (4.9, 3.7), alt, lambda a: _paint_gaps(a, rows, look, title, fps))
+    return draw(f"gaps {title}", (4.9, 3.7), alt, lambda a: _paint_gaps(a, rows, look, title, fps))
 
 
 def group_bars(
@@ -126,7 +126,7 @@ def group_bars(
     """Draw the scores of one group of the target: seen tasks strong, unseen tasks pale."""
     alt = f"{title} R2: {_spoken(rows, split=True)}"
     size = (4.9, 0.8 + 0.27 * len(names))
-    return _draw(f"bars {title}", size, alt, lambda a: _paint_bars(a, rows, names, look, title))
+    return draw(f"bars {title}", size, alt, lambda a: _paint_bars(a, rows, names, look, title))
 
 
 def ratios(model: Model) -> dict[int, list[tuple[int, float]]]:
@@ -164,18 +164,32 @@ def training_curve(model: Model, look: Look, limits: tuple[float, float]) -> Mar
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _thousands(x)))
         axes.legend(frameon=False, fontsize=8, labelcolor=MUTED, loc="upper right")
 
-    return _draw(f"curve {model['name']}", (3.3, 2.6), alt, paint)
+    return draw(f"curve {model['name']}", (3.3, 2.6), alt, paint)
 
 
-def _draw(name: str, size: tuple[float, float], alt: str, paint: Callable[[Axes], None]) -> Markup:
-    """Paint one pair of axes and return it as an SVG element for the page."""
+def draw(
+    name: str,
+    size: tuple[float, float],
+    alt: str,
+    paint: Callable[[Axes], None],
+    projection: Literal["3d"] | None = None,
+) -> Markup:
+    """Paint one pair of axes and return it as an SVG element for the page.
+
+    Args:
+        name: different for each figure of a page, whose identifiers must be.
+        size: width and height in inches.
+        alt: what the figure shows, in words.
+        paint: draws into the axes.
+        projection: of the axes; flat unless given.
+    """
     stream = io.StringIO()
     style = {**STYLE, "svg.hashsalt": name}
     with mpl.rc_context(style), warnings.catch_warnings():
         # The reader's browser, not matplotlib's font, draws the letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size, layout="constrained")
-        paint(figure.add_subplot())
+        paint(figure.add_subplot(projection=projection))
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # savefig draws twice
     svg = stream.getvalue()
     box = re.search(r'viewBox="[^"]*"', svg)
