@@ -7,12 +7,9 @@ orientation in EXIF is ignored, as TensorFlow does: frames of a data set are sto
 
 from collections.abc import Callable, Sequence
 
-import av
 import numpy as np
 import simplejpeg
 import torch
-from av.error import FFmpegError
-from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -50,10 +47,9 @@ def decode_images(data: Sequence[Data], source: Callable[[int], str]) -> UInt8[T
             if out is None:
                 out = np.empty((len(data), *_size(each), 3), np.uint8)
             _decode_into(each, out[i])
-        except (ValueError, FFmpegError) as error:
-            reason = error.strerror if isinstance(error, FFmpegError) else str(error)
+        except ValueError as error:
             raise DataError(
-                f"{source(i)} is not a readable image ({reason:.120}); download it again"
+                f"{source(i)} is not a readable image ({error!s:.120}); download it again"
             ) from error
     assert out is not None
     return torch.from_numpy(out).permute(0, 3, 1, 2)
@@ -89,9 +85,16 @@ def _decode_into(data: Data, out: UInt8[np.ndarray, "h w 3"]) -> None:
 
 def _png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Decode without a container, checking what there is to check."""
+    import av  # a fifth of a second, which data sets of JPEGs need not wait for
+    from av.error import FFmpegError
+    from av.video.frame import VideoFrame
+
     decoder = av.CodecContext.create("png", "r")
     decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
-    frames = decoder.decode(av.Packet(data))
+    try:
+        frames = decoder.decode(av.Packet(data))
+    except FFmpegError as error:
+        raise ValueError(error.strerror) from error
     if len(frames) != 1:
         raise ValueError("it is cut off")
     (frame,) = frames
