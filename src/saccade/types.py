@@ -135,6 +135,12 @@ class WorldModel(nn.Module):
         """Return the state that an action leads to, as the model's own unrolling assumes it."""
         raise NotImplementedError
 
+    def measured(
+        self, before: Float[Tensor, "*b s"], after: Float[Tensor, "*b s"]
+    ) -> Float[Tensor, "*b a"]:
+        """Return the action that led from one state to another, the inverse of ``moved``."""
+        raise NotImplementedError
+
 
 class Objective(nn.Module):
     """A training objective: a module that owns its networks and maps a batch to a loss.
@@ -159,8 +165,15 @@ class Objective(nn.Module):
         """Update whatever the optimizer does not, such as an EMA target. Default: nothing."""
 
     def exports(self) -> dict[str, tuple[Encoder, Config[Encoder]]]:
-        """Name the parts that outlive training, with what rebuilds them. Default: none."""
+        """Name the encoders that outlive training, with what rebuilds them. Default: none."""
         return {}
+
+    def save_exports(self, folder: Path, card: str = "") -> dict[str, Path]:
+        """Write what outlives training, each part into a folder of its name: the encoders."""
+        exports = self.exports()
+        for name, (encoder, config) in exports.items():
+            encoder.save_pretrained(folder / name, config, card)
+        return {name: folder / name for name in exports}
 
     def inputs(self, clip: Clip) -> Mapping[str, Tensor]:
         """Return what each input path of the networks receives."""

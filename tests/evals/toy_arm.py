@@ -64,6 +64,9 @@ class ToyWorld(WorldModel):
         new = state + action  # right for the rotation too, where it does not turn
         return torch.cat([new[..., :-1], new[..., -1:].clamp(0, 1)], -1)
 
+    def measured(self, before: Float[Tensor, "*b s"], after: Float[Tensor, "*b s"]) -> Tensor:
+        return after - before
+
 
 def picture(state: Float32[np.ndarray, " s"]) -> UInt8[np.ndarray, "8 8 3"]:
     """Write a state into the first pixels of a picture."""

@@ -15,6 +15,7 @@ from saccade.models.lora import (
     LoraConfig,
     adapters,
     add_lora,
+    base_digest,
     load_lora,
     lora_state,
     merge_lora,
@@ -51,7 +52,7 @@ def trained() -> Network:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_lora(tmp_path, trained(), CONFIG, "the base", {"step": 7})
+    save_lora(tmp_path, trained(), CONFIG, {"step": 7})
     return tmp_path
 
 
@@ -82,7 +83,7 @@ def test_the_update_is_the_scaled_product(rslora: bool, scale: float) -> None:
 
 def test_saved_adapters_are_loaded_whole(folder: Path) -> None:
     network = Network()
-    assert load_lora(folder, network, "the base")["step"] == 7
+    assert load_lora(folder, network)["step"] == 7
     assert torch.equal(network.eval()(X), trained()(X))
 
 
@@ -122,9 +123,18 @@ def test_a_second_set_of_adapters_is_refused() -> None:
 
 def test_adapters_of_another_base_are_refused(folder: Path) -> None:
     network = Network()
-    with pytest.raises(CheckpointError, match="trained on the network the base, this one is other"):
-        load_lora(folder, network, "other")
+    nn.init.normal_(network.out_proj.weight)
+    with pytest.raises(CheckpointError, match=r"on the network \w{16}, this one is \w{16};"):
+        load_lora(folder, network)
     assert not adapters(network)
+
+
+def test_the_base_is_known_at_any_precision_with_and_without_adapters() -> None:
+    expected = base_digest(Network())
+    assert base_digest(Network().bfloat16()) == base_digest(trained()) == expected
+    other = trained()
+    merge_lora(other)
+    assert base_digest(other) != expected
 
 
 def lose(weights: dict[str, Tensor]) -> None:
@@ -149,7 +159,7 @@ def test_every_tensor_must_match(
     save_file(weights, folder / "adapter_model.safetensors")
     network = Network()
     with pytest.raises(CheckpointError, match=rf"the network takes 8; .* are {count}: base_"):
-        load_lora(folder, network, "the base")
+        load_lora(folder, network)
     assert not adapters(network)  # left as it was
     assert torch.equal(network(X), Network()(X))
 
@@ -158,7 +168,7 @@ def test_every_tensor_must_match(
 def test_a_folder_that_holds_no_adapters_says_what_is_expected(folder: Path, spoil: str) -> None:
     (folder / "saccade.json").write_text(spoil)
     with pytest.raises(CheckpointError, match="holds no adapters of ours"):
-        load_lora(folder, Network(), "the base")
+        load_lora(folder, Network())
 
 
 def test_only_the_adapters_are_saved(folder: Path) -> None:

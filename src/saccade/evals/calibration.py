@@ -148,6 +148,12 @@ class Calibrated(WorldModel):
         """Move the robot, in its own frame."""
         return self.model.moved(state, action)
 
+    def measured(
+        self, before: Float[Tensor, "*b s"], after: Float[Tensor, "*b s"]
+    ) -> Float[Tensor, "*b a"]:
+        """Return what the robot did, in its own frame."""
+        return self.model.measured(before, after)
+
 
 def infer_motion(
     model: WorldModel, planner: Planner, places: Iterable[Moment], seed: int = 0

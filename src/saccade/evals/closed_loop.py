@@ -207,7 +207,8 @@ def by_planning(model: WorldModel, planner: Planner, context: int = 1) -> Behavi
                 del features[:-context], states[:-context]
                 state = torch.stack(states)
                 with evaluating(model), torch.no_grad():
-                    seen = model.look(torch.stack(features), state, state.diff(dim=0))
+                    moved = model.measured(state[:-1], state[1:])
+                    seen = model.look(torch.stack(features), state, moved)
                 plan = planner.plan(model, seen, wanted, generator, plan)
                 arm.act(plan.actions[0])
                 yield plan.seconds

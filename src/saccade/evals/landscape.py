@@ -11,8 +11,7 @@ goal of another episode, the true action must be no better than any other.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from torch import Tensor
 from saccade import poses
 from saccade.data.episodes import POSITION, ROTATION
 from saccade.errors import ConfigError, DataError
-from saccade.evals.energy import ImaginedEnergy, Metric
+from saccade.evals.energy import ImaginedEnergy, Metric, evaluating
 from saccade.evals.planning import Moment
 from saccade.types import WorldModel
 
@@ -300,18 +299,6 @@ def _no_change(moment: Moment, metric: Metric) -> float:
     wide = torch.promote_types(moment.goal.dtype, torch.float32)
     apart = moment.features[-1].to(wide) - moment.goal.to(wide)
     return float((apart.abs() if metric == "l1" else apart.square()).mean())
-
-
-@contextmanager
-def evaluating(model: WorldModel) -> Iterator[None]:
-    """Put every module in evaluation mode, and back into the mode that each was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def backwards(moment: Moment, after: Float[Tensor, " s"], names: tuple[str, ...]) -> Moment:

@@ -7,12 +7,14 @@ https://arxiv.org/abs/2312.03732
 The folder opens with ``peft.PeftModel.from_pretrained`` as well.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -72,6 +74,8 @@ def add_lora(network: nn.Module, config: LoraConfig) -> list[str]:
     )
     network.requires_grad_(False)
     peft.inject_adapter_in_model(settings, network, adapter_name=NAME)
+    if any(value.any() for name, value in network.named_parameters() if ".lora_B." in name):
+        raise ConfigError("fresh adapters would change the network; use another version of peft")
     return sorted(adapters(network))
 
 
@@ -89,12 +93,22 @@ def lora_state(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def save_lora(
-    folder: Path, network: nn.Module, config: LoraConfig, base: str, record: Mapping[str, Any]
-) -> None:
-    """Write the adapters alone: peft's two files, and ``saccade.json`` with base and record.
+def base_digest(network: nn.Module) -> str:
+    """Return a digest of all weights but adapters', the same for float32 and bfloat16 of them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if ".lora_" not in name:
+            digest.update(f"{name.replace('.base_layer.', '.')} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy())
+    return digest.hexdigest()[:16]
 
-    ``base`` is the fingerprint of the network that they were trained on.
+
+def save_lora(
+    folder: Path, network: nn.Module, config: LoraConfig, record: Mapping[str, Any]
+) -> None:
+    """Write the adapters alone: peft's two files, and ``saccade.json``.
+
+    That has the record given, and the digest of the network that they were trained on.
     """
     weights = lora_state(network)
     known = {
@@ -108,18 +122,18 @@ def save_lora(
         "base_model_name_or_path": None,
         "inference_mode": True,
     }
-    ours = {"base": base, "lora": asdict(config), "tensors": len(weights), **record}
+    ours = {"base": base_digest(network), "lora": asdict(config), "tensors": len(weights), **record}
     write_atomic(folder / WEIGHTS, save(weights, {"format": "pt"}))
     write_atomic(folder / CONFIG, json.dumps(known, indent=2) + "\n")
     write_atomic(folder / RECORD, json.dumps(ours, indent=2) + "\n")
 
 
-def load_lora(folder: Path, network: nn.Module, base: str) -> dict[str, Any]:
+def load_lora(folder: Path, network: nn.Module) -> dict[str, Any]:
     """Put saved adapters into a network, every tensor accounted for; return their record.
 
     Raises:
         CheckpointError: a file is missing or damaged, a tensor is missing, left over or of another
-            shape, or the adapters were trained on another network than ``base``.
+            shape, or the adapters were trained on another network.
     """
     try:
         record = json.loads((folder / RECORD).read_text())
@@ -130,6 +144,7 @@ def load_lora(folder: Path, network: nn.Module, base: str) -> dict[str, Any]:
             f"{folder} holds no adapters of ours ({error}); expected are {WEIGHTS} and {RECORD}, "
             "as saccade export lora writes them"
         ) from error
+    base = base_digest(network)
     if record["base"] != base:
         raise CheckpointError(
             f"{folder} was trained on the network {record['base']}, this one is {base}; load the "

@@ -112,7 +112,7 @@ class ActionWorldModel(WorldModel):
             ConfigError: the encoder's tokens are not those that the predictor was built for.
         """
         frames = repeat(video, "b t c h w -> (b t) r c h w", r=repeats(self.encoder))
-        tokens = self.encoder(frames)
+        tokens = self.encoder(frames).float()
         pooled = self.config.tokens == "pooled"
         features = self.encoder.pool(tokens)[:, None] if pooled else tokens.mean(1)
         shape, (height, width) = self.config.predictor, self.config.predictor.grid

@@ -14,15 +14,17 @@ learns to copy and to ignore the action. Facts from https://github.com/facebookr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import reduce
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from saccade.config import Config
 from saccade.errors import ConfigError
+from saccade.models.lora import LoraConfig, add_lora, save_lora
 from saccade.models.world_model import ActionWorldModel
 from saccade.objectives.future_pixels import invert_last
 from saccade.types import Clip, Objective
@@ -42,6 +44,7 @@ class ActionConditionedConfig(Config["ActionConditioned"]):
         exponent: of the distance.
         teacher_weight: of teacher forcing.
         rollout_weight: of the rollout; 0 leaves it out.
+        lora: adapters to train instead of the whole predictor.
     """
 
     model: Config[ActionWorldModel]
@@ -52,6 +55,7 @@ class ActionConditionedConfig(Config["ActionConditioned"]):
     exponent: float = 1.0
     teacher_weight: float = 1.0
     rollout_weight: float = 1.0
+    lora: LoraConfig | None = None
 
     def build(self) -> "ActionConditioned":
         """Construct the world model.
@@ -88,6 +92,19 @@ class ActionConditioned(Objective):
                     f"the actions' axes {missing} are not among the states' "
                     f"{list(self.model.state_names)}; use recorded actions and measured states"
                 )
+        if config.lora is not None:
+            add_lora(self.model.predictor, config.lora)
+        self.register_state_dict_post_hook(_without_encoder)
+        self.register_load_state_dict_pre_hook(_with_encoder)
+
+    def save_exports(self, folder: Path, card: str = "") -> dict[str, Path]:
+        """Write the world model, or only its adapters, with the weights that they belong to."""
+        if self.config.lora is not None:
+            place = folder / "adapters"
+            save_lora(place, self.model.predictor, self.config.lora, {})
+            return {"adapters": place}
+        self.model.save_pretrained(folder / "world_model", card)
+        return {"world_model": folder / "world_model"}
 
     def sample(self, clip: Clip) -> Sample:
         """Encode the frames of the first camera, and find the actions between them.
@@ -139,12 +156,15 @@ class ActionConditioned(Objective):
         return terms
 
     def baselines(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
-        """Return the loss of predicting that nothing changes."""
+        """Return the loss of predicting that nothing changes, and of acting on others' actions."""
         features, config = self.sample(clip).features, self.config
         still = features[:, :1].expand(-1, config.auto_steps, -1, -1)
         follow = distance(features[:, :-1], features[:, 1:], config.exponent)
         unroll = distance(still, features[:, 1 : config.auto_steps + 1], config.exponent)
-        return {"copy": config.teacher_weight * follow + config.rollout_weight * unroll}
+        found = {"copy": config.teacher_weight * follow + config.rollout_weight * unroll}
+        if clip["state"].shape[:2] > (1, 2):
+            found["shuffled_actions"] = self.shuffled(clip)
+        return found
 
     def shuffled(self, clip: Clip) -> Float[Tensor, ""]:
         """Return the loss with the actions of other samples: higher, if the actions matter.
@@ -216,6 +236,24 @@ def rollout(
         )
         predicted.append(model.normalise(following))
     return torch.stack(predicted, 1)
+
+
+def _without_encoder(
+    objective: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any
+) -> None:
+    """Keep the frozen encoder, gigabytes that never change, out of checkpoints."""
+    del objective, metadata
+    for name in [name for name in state if name.startswith(f"{prefix}model.encoder.")]:
+        del state[name]
+
+
+def _with_encoder(
+    objective: nn.Module, state: dict[str, Tensor], prefix: str, *others: Any
+) -> None:
+    """Take the encoder's weights from where they were loaded."""
+    del others
+    assert isinstance(objective, ActionConditioned)
+    objective.model.encoder.state_dict(destination=state, prefix=f"{prefix}model.encoder.")
 
 
 def between_frames(clip: Clip) -> Float[Tensor, "b k a"]:

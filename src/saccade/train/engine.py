@@ -321,7 +321,7 @@ def _save(run: _Run) -> None:
     if run.log is not None:  # a checkpoint must not outlive the records before it
         run.log.sync()
     if run.best_step == run.step:
-        _export(run, run.folder / "best")
+        run.objective.save_exports(run.folder / "best", run.card)
     best = [run.best_step, run.best_loss] if run.best_step else None
     state = {"step": run.step, "best": best, "identity": run.identity}
     weights = run.objective.state_dict()
@@ -359,16 +359,9 @@ def _finish(run: _Run) -> Summary:
             best_step=run.best_step,
             best_loss=run.best_loss,
             alarms=found,
-            exports=_export(run, run.folder),
+            exports=run.objective.save_exports(run.folder, run.card),
             samples_per_second=run.meter.overall,
             peak_memory_mb=peak_memory_mb(run.ranks.device),
         )
 
     return run.ranks.on_main(close)
-
-
-def _export(run: _Run, folder: Path) -> dict[str, Path]:
-    exports = run.objective.exports()
-    for name, (encoder, config) in exports.items():
-        encoder.save_pretrained(folder / name, config, run.card)
-    return {name: folder / name for name in exports}
