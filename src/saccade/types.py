@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from saccade.checkpoint import load_model, save_model
 from saccade.config import Config
-from saccade.errors import CheckpointError
+from saccade.errors import CheckpointError, ConfigError
+
+Crop = Literal["ac", "centre", "square"]  # how frames become squares: ``data/transforms.py``
 
 
 class Clip(TypedDict):
@@ -167,6 +169,18 @@ class Objective(nn.Module):
     def exports(self) -> dict[str, tuple[Encoder, Config[Encoder]]]:
         """Name the encoders that outlive training, with what rebuilds them. Default: none."""
         return {}
+
+    def reads(self) -> Preprocessing:
+        """Return what frames training reads: those of the one encoder that is exported.
+
+        Raises:
+            ConfigError: there is none, or there are several.
+        """
+        exports = self.exports()
+        if len(exports) != 1:
+            raise ConfigError(f"{type(self).__name__} exports {sorted(exports)}, not one encoder")
+        ((encoder, _),) = exports.values()
+        return encoder.preprocessing
 
     def save_exports(self, folder: Path, card: str = "") -> dict[str, Path]:
         """Write what outlives training, each part into a folder of its name: the encoders."""

@@ -10,6 +10,8 @@ from saccade.data.transforms import (
     STD,
     Augment,
     CentreCrop,
+    Framing,
+    ac_box,
     ac_crop,
     crop,
     fit,
@@ -212,3 +214,24 @@ def test_a_clip_for_v_jepa(crop) -> None:
     cut = shortest_edge_crop(frames) if crop == "centre" else ac_crop(frames)
     red = (cut[5, 0] / 255 - 0.485) / 0.229
     torch.testing.assert_close(found[0, 5], red, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 60), (30, 36), (60, 24)])
+def test_the_training_crop_of_ac_is_a_framing_with_a_matrix(height: int, width: int) -> None:
+    video = torch.randint(256, (2, 3, height, width), dtype=torch.uint8)
+    framing = Framing.named("ac", 16)
+    shown = framing(video)
+    assert shown.dtype == torch.uint8
+    assert (shown - ac_crop(video, 16)).abs().max() <= 0.5001
+    top, left, tall, wide = ac_box(height, width)
+    corners = np.array([[left - 0.5, top - 0.5, 1], [left + wide - 0.5, top + tall - 0.5, 1]])
+    moved = corners @ framing.matrix(height, width).T
+    np.testing.assert_allclose(moved[:, :2], [[-0.5, -0.5], [15.5, 15.5]], atol=1e-12)
+
+
+def test_framings_are_told_apart() -> None:
+    assert Framing.named("square", 256) == Framing(size=256)
+    assert Framing.named("centre", 256) == Framing(size=256, edge=292)
+    assert len({Framing.named(crop, 64).tag for crop in ("ac", "centre", "square")}) == 3
+    with pytest.raises(ConfigError, match="cropped in one way"):
+        Framing(size=64, edge=73, ac=True)

@@ -63,7 +63,9 @@ def recipes() -> dict[str, str]:
         for name, function in inspect.getmembers(module, inspect.isfunction):
             own = function.__module__ == module.__name__
             signature = inspect.signature(function)
-            if own and signature.return_annotation is Training and not signature.parameters:
+            made = signature.return_annotation
+            training = isinstance(made, type) and issubclass(made, Training)
+            if own and training and not signature.parameters:
                 found[f"{info.name}:{name}"] = (function.__doc__ or "").splitlines()[0]
     return found
 

@@ -7,22 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from saccade.commands.common import list_recipes, load_recipe, replace_folder, say, with_data
 from saccade.config import to_dict
-from saccade.experiments.training import Training, encoder_of
+from saccade.experiments.training import Training
 from saccade.train.distributed import rank_and_world
 from saccade.train.log import Screen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Pretrain an encoder without action labels.
+    """Pretrain an encoder without action labels, or a world model over a frozen encoder.
 
-    The run folder gets metrics.jsonl, checkpoints and the encoder. Every field of the recipe is
-    an option, listed below. Under torchrun each process is one rank.
+    The run folder gets metrics.jsonl, checkpoints and what was trained. Every field of the
+    recipe is an option, listed below. Under torchrun each process is one rank.
 
     Example: saccade train two_stream:strong_tiny --data data/metaworld --out runs/first
     --train.samples 20000
@@ -73,23 +72,22 @@ def main(args: list[str]) -> int:
         report=say,
     )
     if first_rank:
-        scores, encoder = result["scores"], command.out / "encoder"
+        scores = result["scores"]
+        exports = ", ".join(f"{name}: {command.out / name}" for name in result["exports"])
         print(
             f"{result['samples']} samples; held-out loss {scores['eval/loss']:.4g}, "
             f"{scores['eval/ratio']:.2f} x that of the {result['baseline']} baseline; "
-            f"{len(result['alarms'])} alarms; encoder: {encoder}"
+            f"{len(result['alarms'])} alarms; {exports}"
         )
     return 0
 
 
 def describe(training: Training) -> None:
     """Print the resolved settings and the sizes, without touching data or disk."""
-    with torch.device("meta"):
-        objective = training.objective.build()
+    sizes = training.sizes(training.blank())
     print(json.dumps(to_dict(training), indent=2))
-    trained = sum(p.numel() for p in objective.parameters())
-    kept = sum(p.numel() for p in encoder_of(objective).parameters())
     print(
-        f"would train {trained:,} parameters ({kept:,} in the encoder) for "
+        f"would train {sizes['trained_parameters']:,} parameters "
+        f"({sizes['encoder_parameters']:,} in the encoder) for "
         f"{training.train.steps:,} steps of {training.train.batch_size} samples"
     )

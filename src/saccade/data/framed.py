@@ -35,8 +35,7 @@ class SquareEpisodes(Episodes):
         self.state_names, self.action_names = episodes.state_names, episodes.action_names
         known = episodes.world_to_camera
         self.world_to_camera = {name: known[name] for name in self.cameras if name in known}
-        edge = f"/{framing.edge}" if framing.edge else ""
-        self.fingerprint = f"{episodes.fingerprint}@{framing.size}{edge}"
+        self.fingerprint = f"{episodes.fingerprint}@{framing.tag}"
         self.episodes, self.framing = episodes, framing
 
     def numbers(

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from saccade.data.episodes import Episodes, state_groups
 from saccade.errors import ConfigError
-from saccade.types import Clip
+from saccade.types import Clip, Crop
 
 GREY = (0.2126, 0.7152, 0.0722)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for RGB in 0 to 1
@@ -73,19 +73,44 @@ class Framing:
         size: side of the square, in pixels.
         edge: pixels of the shortest edge before the centre is cropped, 292 for V-JEPA 2 at 256;
             0 keeps the whole central square and resizes that.
+        ac: crop and squash as V-JEPA 2-AC was trained instead (``ac_crop``), to whole grey levels.
     """
 
     size: int
     edge: int = 0
+    ac: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ac and self.edge:
+            raise ConfigError(f"a frame is cropped in one way, not by edge {self.edge} and ac")
+
+    @staticmethod
+    def named(crop: Crop, size: int) -> "Framing":
+        """Return the framing that a model's metadata name."""
+        return Framing(
+            size=size, edge=size * 256 // 224 if crop == "centre" else 0, ac=crop == "ac"
+        )
+
+    @property
+    def tag(self) -> str:
+        """Return what tells framings apart, in names of caches and data."""
+        return f"{self.size}" + (f"/{self.edge}" if self.edge else "/ac" if self.ac else "")
 
     def __call__(self, video: UInt8[Tensor, "t 3 h w"]) -> UInt8[Tensor, "t 3 _ _"]:
-        """Return the squares, antialiased."""
+        """Return the squares, antialiased but for ``ac``."""
+        if self.ac:
+            return ac_crop(video, self.size).round().to(torch.uint8)
         return (
             shortest_edge_crop(video, self.edge, self.size) if self.edge else fit(video, self.size)
         )
 
     def matrix(self, height: int, width: int) -> Float64[np.ndarray, "3 3"]:
         """Return what a camera's matrix is multiplied by, for frames of this size."""
+        if self.ac:
+            top, left, tall, wide = ac_box(height, width)
+            x, y = self.size / wide, self.size / tall
+            moved = [x * (0.5 - left) - 0.5, y * (0.5 - top) - 0.5]
+            return np.array([[x, 0, moved[0]], [0, y, moved[1]], [0, 0, 1.0]])
         short = min(height, width)
         scale = (self.edge or self.size) / short
         sides = [self.edge * side // short if self.edge else self.size for side in (width, height)]

@@ -18,6 +18,7 @@ from saccade.data.files.index import cache_folder
 from saccade.data.framed import FramedEpisodes
 from saccade.data.transforms import Framing
 from saccade.errors import ConfigError
+from saccade.types import Crop
 
 PARALLEL = 5_000  # frames from which several processes pay
 SHARES = {"train": 0.6, "select": 0.2, "test": 0.2}
@@ -51,6 +52,8 @@ class SourceConfig:
     Args:
         episodes: the reader.
         camera: the camera to look through; empty takes the data set's first.
+        crop: how frames become squares: the whole central ``square``; the ``centre`` of a shortest
+            edge of 292 for 256 pixels, as V-JEPA 2; or as V-JEPA 2-``ac`` was trained.
         held_out_tasks: instructions of tasks that only the report may see.
         split_seed: decides which episodes go where.
         cache: folder of decoded frames; empty takes $SACCADE_CACHE or ~/.cache/saccade.
@@ -62,6 +65,7 @@ class SourceConfig:
 
     episodes: Config[Episodes]
     camera: str = ""
+    crop: Crop = "square"
     held_out_tasks: tuple[str, ...] = ()
     split_seed: int = 0
     cache: str = ""
@@ -83,10 +87,11 @@ class SourceConfig:
                 f"there is no camera {self.camera!r}; the data set has {list(episodes.cameras)}"
             )
         episodes = seen_by(camera, episodes, report)
+        framing = Framing.named(self.crop, size)
         if self.decode == "always":
-            whole: Episodes = FramedEpisodes(episodes, Framing(size=size), (camera,))
+            whole: Episodes = FramedEpisodes(episodes, framing, (camera,))
         else:
-            whole = self._cached(episodes, camera, size, report)
+            whole = self._cached(episodes, camera, framing, report)
         parts = split(whole, SHARES, self.held_out_tasks, self.split_seed)
         return Parts(
             whole=whole,
@@ -97,11 +102,13 @@ class SourceConfig:
             camera=camera,
         )
 
-    def _cached(self, episodes: Episodes, camera: str, size: int, report: Report) -> Episodes:
+    def _cached(
+        self, episodes: Episodes, camera: str, framing: Framing, report: Report
+    ) -> Episodes:
         cached = CachedEpisodes(
             episodes,
             cache_folder(self.cache),
-            size,
+            framing,
             cameras=(camera,),
             workers=os.cpu_count() or 0 if sum(episodes.lengths) > PARALLEL else 0,
             on_error=self.on_error,

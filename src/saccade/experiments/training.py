@@ -1,7 +1,7 @@
 """Training as a value: an objective, a source, a window and the loop's settings."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -50,8 +50,12 @@ class Training:
 
     def image_size(self) -> int:
         """Return the frame size that the encoder wants, in pixels."""
+        return self.blank().reads().image_size
+
+    def blank(self) -> Objective:
+        """Construct the networks without weights, to ask for their sizes."""
         with torch.device("meta"):
-            return encoder_of(self.objective.build()).preprocessing.image_size
+            return self.objective.build()
 
     def open(self, report: Report = lambda _: None) -> Parts:
         """Return the data at the size that this training reads."""
@@ -61,6 +65,9 @@ class Training:
         """Construct the networks with the weights that this seed starts from."""
         torch.manual_seed(self.train.seed)
         return self.objective.build()
+
+    def check(self, objective: Objective, parts: Parts) -> None:
+        """Refuse data that the objective cannot use. Default: any will do."""
 
     def held_out(self, parts: Parts) -> list[Clip]:
         """Read the fixed list of held-out samples, the same for every seed."""
@@ -84,7 +91,9 @@ class Training:
     ) -> dict[str, Any]:
         """Train, or resume; leave a run folder and return its ``result.json`` (on rank 0)."""
         rank, ranks = rank_and_world()
-        parts, objective = self.open(report), self.build()
+        objective = self.build()
+        parts = self.source.open(objective.reads().image_size + self.augment.margin, report)
+        self.check(objective, parts)
         held_out = self.held_out(parts)
         loader = Loader(
             episodes=parts.train,
@@ -133,7 +142,6 @@ class Training:
         self, objective: Objective, held_out: list[Clip], summary: Summary
     ) -> dict[str, Any]:
         """Return the numbers of a finished run."""
-        encoder = encoder_of(objective)
         with torch.no_grad():
             device = next(objective.parameters()).device
             baselines = list(objective.baselines(move(held_out[0], device)))
@@ -143,14 +151,21 @@ class Training:
             "scores": summary.scores,
             "baseline": baselines[0],
             "best_step": summary.best_step,
-            "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
-            "trained_parameters": sum(p.numel() for p in objective.parameters()),
+            "exports": sorted(summary.exports),
+            **self.sizes(objective),
             "samples_per_second": summary.samples_per_second,
             "peak_memory_mb": summary.peak_memory_mb,
             "alarms": [
                 {"name": alarm.name, "detail": alarm.detail, "severity": alarm.severity}
                 for alarm in summary.alarms
             ],
+        }
+
+    def sizes(self, objective: Objective) -> dict[str, int]:
+        """Count parameters: of what is kept for others to use, and of what is trained."""
+        return {
+            "encoder_parameters": count(encoder_of(objective).parameters()),
+            "trained_parameters": count(p for p in objective.parameters() if p.requires_grad),
         }
 
     def card(self, objective: Objective, parts: Parts) -> str:
@@ -176,6 +191,11 @@ class Training:
             "```\n\n"
             f"## Settings, the gap law among them\n\n```json\n{settings}\n```\n"
         )
+
+
+def count(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Return how many numbers there are in all."""
+    return sum(p.numel() for p in parameters)
 
 
 def keep_settings(record: dict[str, Any], folder: Path) -> None:

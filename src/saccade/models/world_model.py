@@ -29,9 +29,8 @@ from saccade.errors import CheckpointError, ConfigError
 from saccade.models.pretrained import PretrainedConfig
 from saccade.models.vjepa2.encoder import VJepa2
 from saccade.models.vjepa2.predictor import ActionPredictor, ActionPredictorConfig
-from saccade.types import Context, Encoder, WorldModel
+from saccade.types import Context, Crop, Encoder, WorldModel
 
-Crop = Literal["ac", "centre", "square"]
 ENCODER = "encoder"
 PROBES = 64  # features that make up a fingerprint
 SAME = 0.05  # root mean square; bfloat16 moves normalised features by 0.02, other weights by 1

@@ -27,7 +27,7 @@ from saccade.errors import ConfigError
 from saccade.models.lora import LoraConfig, add_lora, save_lora
 from saccade.models.world_model import ActionWorldModel
 from saccade.objectives.future_pixels import invert_last
-from saccade.types import Clip, Objective
+from saccade.types import Clip, Objective, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,10 @@ class ActionConditioned(Objective):
             add_lora(self.model.predictor, config.lora)
         self.register_state_dict_post_hook(_without_encoder)
         self.register_load_state_dict_pre_hook(_with_encoder)
+
+    def reads(self) -> Preprocessing:
+        """Return what frames the frozen encoder reads."""
+        return self.model.encoder.preprocessing
 
     def save_exports(self, folder: Path, card: str = "") -> dict[str, Path]:
         """Write the world model, or only its adapters, with the weights that they belong to."""

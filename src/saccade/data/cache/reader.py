@@ -124,8 +124,7 @@ class CachedEpisodes(SquareEpisodes):
         return sum(path.stat().st_blocks * 512 for path in paths if path.exists())
 
     def _digest(self, camera: str) -> str:
-        framing = [self.framing.size, self.framing.edge]
-        key = json.dumps([self.episodes.fingerprint, camera, framing, VERSION])
+        key = json.dumps([self.episodes.fingerprint, camera, self.framing.tag, VERSION])
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def _mapped(self, camera: str) -> "_Map":

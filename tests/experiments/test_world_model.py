@@ -1,0 +1,99 @@
+"""A world model is trained like anything else, and refuses data that it does not understand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from saccade.data.windows import ClipWindow
+from saccade.errors import ConfigError
+from saccade.experiments.training import with_budget
+from saccade.experiments.world_model import WorldModelTraining
+from saccade.models.lora import LoraConfig, load_lora
+from saccade.models.world_model import ActionWorldModel, PretrainedWorldModelConfig
+from saccade.objectives.action_conditioned import ActionConditionedConfig
+from saccade.recipes.world_model import debug
+
+SHORT = with_budget(debug(), samples=32, seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    debug().run(folder)
+    return folder
+
+
+def test_training_leaves_a_world_model_and_says_what_copying_and_shuffling_cost(
+    trained: Path,
+) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    scores = result["scores"]
+    assert result["baseline"] == "copy"
+    assert scores.keys() >= {"eval/loss", "eval/copy", "eval/shuffled_actions"}
+    assert result["exports"] == ["world_model"]
+    first = json.loads((trained / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 0  # what the model could do before
+    assert first["eval/loss"] > scores["eval/loss"]
+    model = ActionWorldModel.from_pretrained(trained / "world_model")
+    assert (model.step_seconds, model.config.crop) == (0.1, "square")
+    assert "One step lasts 0.1 s" in (trained / "world_model" / "README.md").read_text()
+
+
+def test_a_stopped_training_goes_on_to_the_same_numbers(trained: Path, tmp_path: Path) -> None:
+    training = debug()
+    training.run(tmp_path)
+    for step in (tmp_path / "checkpoints").iterdir():
+        if step.name.lstrip("step-0") != "10":
+            for file in step.iterdir():
+                file.unlink()
+            step.rmdir()
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    training.run(tmp_path, resume=True)
+    names = ("metrics.jsonl", "world_model/model.safetensors")
+    assert all((tmp_path / n).read_bytes() == (trained / n).read_bytes() for n in names)
+
+
+def test_adapters_are_trained_on_a_trained_model(trained: Path, tmp_path: Path) -> None:
+    base = PretrainedWorldModelConfig(folder=trained / "world_model")
+    objective = ActionConditionedConfig(model=base, lora=LoraConfig(rank=2))
+    training = replace(SHORT, objective=objective)
+    result = training.run(tmp_path)
+    assert result["trained_parameters"] == 2 * 2 * (48 + 144 + 48 + 48 + 48 + 96 + 96 + 48)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert first["eval/loss"] == pytest.approx(last["eval/loss"])  # fresh adapters change nothing
+    model = base.build()
+    load_lora(tmp_path / "adapters", model.predictor)
+    assert not (tmp_path / "world_model").exists()
+
+
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        (replace(SHORT, window=ClipWindow(num_frames=4, stride=3)), "a step of the data lasts 0.3"),
+        (replace(SHORT, window=ClipWindow(num_frames=4, step_seconds=0.2)), "data lasts 0.2 s"),
+        (replace(SHORT, source=replace(SHORT.source, crop="centre")), "cropped by 'centre'"),
+    ],
+)
+def test_data_that_break_the_contract_are_refused(
+    training: WorldModelTraining, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        training.run(tmp_path)
+
+
+def test_states_of_other_axes_are_refused(tmp_path: Path) -> None:
+    axes = ("x", "y", "z", "grip")
+    objective = SHORT.objective
+    assert isinstance(objective, ActionConditionedConfig)
+    model = replace(objective.model, state_names=axes, action_names=axes)
+    with pytest.raises(ConfigError, match=r"states of the data are \['x', 'y', 'z', 'gripper'\]"):
+        replace(SHORT, objective=replace(objective, model=model)).run(tmp_path)
+
+
+def test_the_same_seed_starts_from_the_same_weights() -> None:
+    one, other = SHORT.build().state_dict(), SHORT.build().state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
