@@ -203,3 +203,21 @@ def test_what_does_not_fit() -> None:
         replace(SMALL, heads=16).build()
     with pytest.raises(ConfigError, match="whole number"):
         replace(SMALL, heads=5).build()
+
+
+def test_checkpointing_leaves_one_block_s_activations_to_keep() -> None:
+    def held(again: bool) -> int:
+        """Count what the network's output keeps alive beside weights and inputs."""
+        predictor = filled(replace(SMALL, depth=8, checkpoint_activations=again))
+        tensors: dict[int, int] = {}
+
+        def keep(value: Tensor) -> Tensor:
+            tensors[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            return value
+
+        own = {p.untyped_storage().data_ptr() for p in predictor.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            predictor(*given(SMALL)).sum()
+        return sum(size for place, size in tensors.items() if place not in own)
+
+    assert held(True) < 0.25 * held(False)

@@ -126,7 +126,7 @@ class ActionPredictor(nn.Module):
         Raises:
             ConfigError: sizes are not those that the predictor was built for.
         """
-        x = self._through_blocks(features, action, state, extrinsics)[0]
+        x, _ = self._through_blocks(features, action, state, extrinsics, keep=False)
         rows = rearrange(x, "b (t m) d -> b t m d", t=features.shape[1])
         return self._features(rows[:, :, self._conditions :])
 
@@ -142,7 +142,7 @@ class ActionPredictor(nn.Module):
         Raises:
             ConfigError: sizes are not those that the predictor was built for.
         """
-        own = self._through_blocks(features, action, state, extrinsics)[1]
+        _, own = self._through_blocks(features, action, state, extrinsics, keep=True)
         return Seen(tuple((pair,) for pair in own), features.shape[1])
 
     def step(
@@ -191,8 +191,12 @@ class ActionPredictor(nn.Module):
         action: Float[Tensor, "b _ a"],
         state: Float[Tensor, "b _ s"],
         extrinsics: Float[Tensor, "b t 6"] | None,
+        keep: bool,
     ) -> tuple[Float[Tensor, "b l e"], list[KeyValue]]:
-        """Run whole frames; return the last tokens, and keys and values of every block."""
+        """Run whole frames; return the last tokens, and keys and values of every block to keep.
+
+        Kept ones stay in memory, which checkpointing is there to save.
+        """
         self._check(features, action, state, extrinsics is not None)
         conditions = self._encode(action, state, extrinsics)
         x = torch.cat([conditions, self._embed(features)], 2)
@@ -202,7 +206,8 @@ class ActionPredictor(nn.Module):
         x, kept = x.flatten(1, 2), []
         for block in self.blocks():
             x, own = self._run(block, x, turn, mask)
-            kept.append(own)
+            if keep:
+                kept.append(own)
         return x, kept
 
     def _run(self, block: Block, *given: object) -> tuple[Tensor, KeyValue]:
