@@ -269,8 +269,9 @@ def _normalised(rows: Float64[np.ndarray, "t 3"]) -> bool:
 
 
 def _in_box(sample: Sample) -> float:
-    parts = sample.states(POSITION) or []
-    pairs = zip(parts, sample.recordings, strict=False)
+    parts = sample.states(POSITION)
+    assert parts is not None, "steps were measured, so there are positions"
+    pairs = zip(parts, sample.recordings, strict=True)
     delta = np.concatenate([p[r.after] - p[r.before] for p, r in pairs])
     return float((np.abs(delta) <= BOX).all(1).mean())
 
