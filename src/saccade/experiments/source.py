@@ -80,18 +80,7 @@ class SourceConfig:
             ConfigError: the data set has no such camera.
             DataError: a file is missing or damaged, or there are too few episodes.
         """
-        episodes = self.episodes.build()
-        camera = self.camera or next(iter(episodes.cameras), "")
-        if camera not in episodes.cameras:
-            raise ConfigError(
-                f"there is no camera {self.camera!r}; the data set has {list(episodes.cameras)}"
-            )
-        episodes = seen_by(camera, episodes, report)
-        framing = Framing.named(self.crop, size)
-        if self.decode == "always":
-            whole: Episodes = FramedEpisodes(episodes, framing, (camera,))
-        else:
-            whole = self._cached(episodes, camera, framing, report)
+        whole, camera = self.whole(size, report)
         parts = split(whole, SHARES, self.held_out_tasks, self.split_seed)
         return Parts(
             whole=whole,
@@ -101,6 +90,25 @@ class SourceConfig:
             unseen=parts.get("unseen"),
             camera=camera,
         )
+
+    def whole(self, size: int, report: Report = lambda _: None) -> tuple[Episodes, str]:
+        """Decode frames once, at ``size`` pixels; return the data set unsplit, and the camera.
+
+        Raises:
+            ConfigError: the data set has no such camera.
+            DataError: a file is missing or damaged.
+        """
+        episodes = self.episodes.build()
+        camera = self.camera or next(iter(episodes.cameras), "")
+        if camera not in episodes.cameras:
+            raise ConfigError(
+                f"there is no camera {self.camera!r}; the data set has {list(episodes.cameras)}"
+            )
+        episodes = seen_by(camera, episodes, report)
+        framing = Framing.named(self.crop, size)
+        if self.decode == "always":
+            return FramedEpisodes(episodes, framing, (camera,)), camera
+        return self._cached(episodes, camera, framing, report), camera
 
     def _cached(
         self, episodes: Episodes, camera: str, framing: Framing, report: Report

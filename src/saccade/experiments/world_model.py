@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from saccade import __version__
 from saccade.config import Config, to_dict
 from saccade.data.windows import ClipWindow
-from saccade.errors import ConfigError
+from saccade.experiments.moments import require_fit
 from saccade.experiments.source import Parts
 from saccade.experiments.training import Training, count
 from saccade.objectives.action_conditioned import ActionConditioned
@@ -37,12 +37,7 @@ class WorldModelTraining(Training):
         model, data = objective.model, parts.whole
         step = (self.window.step_seconds or 1 / data.fps) * self.window.stride
         model.check_data(step, self.source.crop)
-        if tuple(data.state_names) != model.state_names:
-            raise ConfigError(
-                f"states of the data are {list(data.state_names)}, the model's "
-                f"{list(model.state_names)}; choose them by an option of the reader "
-                "(saccade data formats)"
-            )
+        require_fit(model, data, self.source.crop)
 
     def sizes(self, objective: Objective) -> dict[str, int]:
         """Count parameters of the frozen encoder, and those that are trained."""
