@@ -87,6 +87,18 @@ def test_train_step() -> None:
     assert (result["device"], result["threads"], result["batch"]) == ("cpu", 1, 1)
 
 
+def test_features() -> None:
+    toy = ("--image-size", "32", "--dim", "64", "--depth", "1", "--predictor-dim", "64")
+    result = run("features.py", *toy, "--predictor-depth", "1", "--repeats", "1")
+    assert (result["benchmark"], result["peer"]) == ("features", "encoding every batch")
+    for name in ("ours", "peer_samples_per_second", "ratio", "build_frames_per_second"):
+        assert result[name] > 0
+    sizes = {"pixels": 3 * 32 * 32, "float32": 4 * 4 * 64, "float16": 512, "bfloat16": 512}
+    assert result["bytes_per_frame"] == sizes
+    assert result["loss_difference"]["float32"] == 0
+    assert 0 < result["loss_difference"]["bfloat16"] < 0.01
+
+
 def test_loader() -> None:
     result = run("loader.py", "--episodes", "2", "--length", "15", "--size", "32", "--repeats", "1")
     assert (result["benchmark"], result["peer"]) == ("loader", "PyAV seek loop")
@@ -141,3 +153,61 @@ def test_rlds(timing: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["output"] for line in lines] == ["float32", "uint8"]
     assert lines[0]["ratio"] == pytest.approx(1 / found["cpu"], rel=1e-3)
+
+
+@pytest.fixture
+def world_model(timing: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(timing, "SLICE", 1e-9)
+    return importlib.import_module("world_model")
+
+
+def test_the_notebook_s_way_is_that_of_the_official_code(world_model: ModuleType) -> None:
+    from tests.fixtures.vjepa2.predictor import CASES, inputs, stored, weights
+
+    predictor = CASES["wide"].build()
+    predictor.load_state_dict(weights(predictor))
+    given = inputs(CASES["wide"])
+    peer = world_model.NotebookWay(predictor.eval(), frames=4)
+    with torch.no_grad():
+        found = peer.predict(given["features"], given["action"], given["state"])
+    torch.testing.assert_close(found, torch.from_numpy(stored()["wide/forward"]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("broken", ["mask", "turned", "moved"])
+def test_a_peer_that_computes_something_else_is_noticed(
+    world_model: ModuleType, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    bench = world_model.Bench(world_model.Options(size="tiny"))
+    actions = world_model.cube((3, 3, 3), "cpu")
+    with torch.no_grad():
+        ours = bench.landscape("ours", actions, 2)
+        world_model.require_same(ours, bench.landscape("peer", actions, 2))
+        if broken == "mask":
+            bench.peer.mask = torch.ones_like(bench.peer.mask)
+        else:
+            way = importlib.import_module("peers.notebook_way")
+            monkeypatch.setattr(way, broken, lambda x, *_: x)
+        peer = bench.landscape("peer", actions, 2)
+    with pytest.raises(ValueError, match="different things"):
+        world_model.require_same(ours, peer)
+
+
+def test_world_model(world_model: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    options = world_model.Options(
+        cases=("landscape", "cem", "memory", "gpu"),
+        size="tiny",
+        steps=((2, 2, 2),),
+        samples=4,
+        candidates=(2,),
+        repeats=1,
+    )
+    world_model.main(options)
+    memory, *compared, taken = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    cases = [(line["case"], line["candidates"], line["horizon"]) for line in compared]
+    assert min(memory["peak_mb"]["2"][name] for name in ("ours", "peer")) > 0
+    assert cases == [("landscape", 8, 1), ("cem", 4, 1), ("cem", 4, 2)]
+    for line in compared:
+        assert min(line["ours"], line["peer_candidates_per_second"], line["ratio"]) > 0
+        assert line["apart"] < 0.05 * line["spread"]
+    assert taken["plan_seconds"] > taken["landscape_seconds"] > 0
+    assert 0 < taken["share_of_matmul"] < 1

@@ -1,18 +1,28 @@
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from saccade.checkpoint import write_atomic
 from saccade.commands.common import load_recipe, recipes
 from saccade.config import from_dict, to_dict
+from saccade.errors import CheckpointError
+from saccade.experiments import memory
 from saccade.experiments.training import Training, encoder_of, with_budget
 from saccade.experiments.world_model import WorldModelTraining
+from saccade.models.vjepa2.encoder import vit_giant
+from saccade.recipes import vjepa2_ac
+from saccade.train.optim import learning_rate
 from saccade.types import Encoder, Objective
 
 EVERY = sorted(recipes())
-NAMES = [name for name in EVERY if not name.startswith("world_model:")]  # that make an encoder
+WORLDS = [name for name in EVERY if isinstance(load_recipe(name), WorldModelTraining)]
+NAMES = [name for name in EVERY if name not in WORLDS]  # that make an encoder
+FRESH = [name for name in WORLDS if name.endswith(":debug")]  # the others start from a file
+STAGES = {"lora_5k": 5_000, "lora_20k": 20_000, "lora": 100_000, "lora_100k": 100_000}
 METHODS = {"single_stream", "two_stream", "video_mae"}
 
 
@@ -69,14 +79,86 @@ def test_a_preset_gives_every_method_the_same_budget(preset: str) -> None:
             assert getattr(training, name) == getattr(first, name), name
 
 
-@pytest.mark.parametrize("name", sorted(set(EVERY) - set(NAMES)))
+def survives_json(training: Training) -> bool:
+    return from_dict(json.loads(json.dumps(to_dict(training)))) == training
+
+
+@pytest.mark.parametrize("name", FRESH)
 def test_a_world_model_survives_json(name: str) -> None:
     training = load_recipe(name)
-    assert isinstance(training, WorldModelTraining)
-    assert from_dict(json.loads(json.dumps(to_dict(training)))) == training
+    assert survives_json(training)
     sizes = training.sizes(training.blank())
     assert sizes["trained_parameters"] > 0
     assert sizes["encoder_parameters"] > 0
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where recipes look for the published model: its configs alone, without gigabytes."""
+    encoder = vit_giant(num_frames=1)
+    world = vjepa2_ac.vjepa2_ac(replace(encoder, frames="each"))
+    folder = tmp_path / vjepa2_ac.BASE
+    for place, record in (
+        (folder, {"model": to_dict(world.predictor), "preprocessing": {"world_model": world}}),
+        (folder / "encoder", {"model": to_dict(world.encoder), "preprocessing": {}}),
+    ):
+        write_atomic(place / "config.json", json.dumps(record, default=to_dict))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["vjepa2_ac:lora", "vjepa2_ac:full", "vjepa2_ac:scratch"])
+def test_a_recipe_over_the_published_model_has_its_size(name: str, base: Path) -> None:
+    training = load_recipe(name)
+    assert isinstance(training, WorldModelTraining)
+    assert survives_json(training)
+    objective = training.blank()
+    assert objective.reads().image_size == 256
+    sizes = training.sizes(objective)
+    assert sizes["encoder_parameters"] == 1_012_173_952
+    extrinsics = 6 * 1024 + 1024  # never used, so never trained
+    whole = 305_220_992 - extrinsics
+    assert sizes["trained_parameters"] == (6_291_456 if ":lora" in name else whole)
+    assert objective.model.predictor.config.checkpoint_activations
+    assert training.window.step_seconds == objective.model.step_seconds == 0.25
+    assert memory.estimate(memory.describe(training)).total < 24e9
+
+
+def test_the_stages_of_adapters_differ_in_budget_alone() -> None:
+    steps = {name: load_recipe(f"vjepa2_ac:{name}").train.steps for name in STAGES}
+    assert steps == STAGES
+    trainings = [load_recipe(f"vjepa2_ac:{name}") for name in STAGES]
+    assert len({replace(t.train, samples=1) for t in trainings}) == 1
+    assert len({t.objective for t in trainings}) == len({t.window for t in trainings}) == 1
+    assert {*WORLDS} == {*FRESH, *(f"vjepa2_ac:{name}" for name in (*STAGES, "full", "scratch"))}
+    assert trainings[0].train.batch_size // trainings[0].train.accumulate == 2
+
+
+def test_the_published_schedule_is_that_of_the_official_code() -> None:
+    config = vjepa2_ac.scratch().train
+    options = {
+        "start_lr": config.start_lr,
+        "schedule": config.schedule,
+        "cooldown": config.cooldown,
+    }
+    steps = (1, 4_500, 4_501, 90_000, 92_250, 94_500)
+    rates = [
+        learning_rate(n, config.steps, config.lr, config.warmup, config.min_lr, **options)
+        for n in steps
+    ]
+    first = 7.5e-5 + (4.25e-4 - 7.5e-5) / 4_500
+    assert rates == pytest.approx([first, 4.25e-4, 4.25e-4, 4.25e-4, 2.125e-4, 0.0])
+
+
+def test_without_the_published_model_a_recipe_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for ask in (vjepa2_ac.lora().blank, vjepa2_ac.lora().build, vjepa2_ac.full().image_size):
+        with pytest.raises(CheckpointError, match=r"vjepa2-ac-vitg\.pt \(11\.7 GB\)") as caught:
+            ask()
+        assert "dl.fbaipublicfiles.com/vjepa2" in str(caught.value)
+        assert "export convert vjepa2-ac-vitg.pt --out models/vjepa2-ac-vitg" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if ":debug" in name])

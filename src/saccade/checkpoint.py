@@ -168,6 +168,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what ``config.json`` says of a saved model; no weight is read.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not of a model.
+    """
+    try:
+        record = json.loads((folder / CONFIG).read_text())
+        absent = {"model", "preprocessing"} - set(record)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} has no {CONFIG}; it holds no model") from error
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}); export the model again") from error
+    if absent:
+        raise CheckpointError(f"{folder / CONFIG} lacks {sorted(absent)}; export the model again")
+    return record
+
+
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the model that was saved; return it with its pixel contract.
 
@@ -186,14 +204,8 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
                 f"{folder} has no {name}; a model folder holds {CONFIG} and {WEIGHTS}, "
                 "for example RUN/encoder"
             )
-    try:
-        record = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{folder} is damaged ({error}); export the model again") from error
+    record = read_record(folder)
     weights = read_weights(folder)
-    absent = {"model", "preprocessing"} - set(record)
-    if absent:
-        raise CheckpointError(f"{folder / CONFIG} lacks {sorted(absent)}; export the model again")
     config = from_dict(record["model"])
     on_meta = getattr(config, "on_meta", False)
     with torch.device("meta") if on_meta else nullcontext():

@@ -22,6 +22,10 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
   train      RECIPE -> a run folder with an exported encoder
   probe      exported encoders -> what they know about motion, beside the floors
   compare    RECIPE ... -> equal budgets, probes, floors, intervals, one report
+  sweep      one recipe over a list of settings -> one table
+  energy     landscapes of a world model and its adapters: is the minimum at the true action?
+  plan       search actions with a world model: offline error, closed loop, calibration
+  export     lora RUN -> adapters alone, to share; convert official weights
   report     rebuild report.html from results.json
   demo       collect, pretrain three ways, probe and report; minutes on two CPU cores
 
@@ -31,7 +35,10 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
 Exit codes: 0 done, 2 usage or settings, 3 data, 4 checkpoint, 5 no space, 6 not finite,
 7 out of memory, 8 folder busy, 75 stopped and resumable, 130 interrupted."""
 
-VERBS = ("doctor", "collect", "data", "train", "probe", "compare", "report", "demo")
+VERBS = (
+    *("doctor", "collect", "data", "train", "probe", "compare", "sweep"),
+    *("energy", "plan", "export", "report", "demo"),
+)
 OUT_OF_MEMORY, INTERRUPTED = 7, 130
 ELSEWHERE, SPACE = (2, "give a place that may be written"), (5, "free some space and run again")
 UNWRITABLE = dict.fromkeys(

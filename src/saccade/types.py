@@ -15,7 +15,7 @@ Units are SI: metres, radians, seconds, hertz. A gripper is 1 open, 0 closed.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -25,6 +25,7 @@ from saccade.checkpoint import load_model, save_model
 from saccade.config import Config
 from saccade.errors import CheckpointError, ConfigError
 
+WORKING = 16  # arrays of the size of a candidate's features that a network holds at its peak
 Crop = Literal["ac", "centre", "square"]  # how frames become squares: ``data/transforms.py``
 
 
@@ -33,7 +34,8 @@ class Clip(TypedDict):
 
     ``state[t]`` is measured when frame ``t`` is exposed. ``action[0]`` is the command that is
     executed from the first frame on; ``is_pad`` marks commands past the end of the episode.
-    Batches add a leading axis ``b`` and make ``text`` a list.
+    Batches add a leading axis ``b`` and make ``text`` a list. A clip with ``features`` of a frozen
+    encoder may show no view (``v`` is 0).
     """
 
     video: UInt8[Tensor, "*b t v 3 h w"]
@@ -44,6 +46,7 @@ class Clip(TypedDict):
     episode: Int64[Tensor, "*b"]
     key: Int64[Tensor, "*b"]  # seeds this sample's masks and augmentation, on any rank or device
     text: str | list[str]
+    features: NotRequired[Float[Tensor, "*b t n d"]]  # kept ones, of the first camera's frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,16 @@ class WorldModel(nn.Module):
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
     step_seconds: float
+
+    def candidate_bytes(self, context: Context, horizon: int, gradient: bool = False) -> int:
+        """Bound the memory that one candidate of ``imagine`` takes at its peak.
+
+        Default: a guess from the size of its features. ``gradient`` is whether what the backward
+        pass needs is kept.
+        """
+        del gradient
+        features = context.features[-1]
+        return horizon * features.numel() * max(features.element_size(), 4) * WORKING
 
     def encode(self, video: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t n d"]:
         """Return the features that are predicted and compared, ``n`` tokens for each frame."""

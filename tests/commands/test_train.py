@@ -111,3 +111,24 @@ def test_without_a_recipe_the_recipes_are_listed(saccade: Saccade, tmp_path: Pat
         assert "two_stream:strong_tiny" in done.out
         assert "Demonstration size" in done.out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_world_model_estimates_its_memory(saccade: Saccade, tmp_path: Path) -> None:
+    done = saccade("train", "vjepa2_ac:debug", "--out", tmp_path / "run", "--dry-run")
+    assert done.code == 0
+    assert "for 6 steps of 8 samples" in done.out
+    assert "one GPU would hold about 1.0" in done.out
+    assert "without checkpoint-activations" in done.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_base_is_told_before_anything_else(
+    saccade: Saccade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options in (["--dry-run"], []):
+        done = saccade("train", "vjepa2_ac:lora", "--out", tmp_path / "run", *options)
+        assert done.code == 4
+        assert done.err.startswith("error[4]: there is no world model at models/vjepa2-ac-vitg")
+        assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -202,6 +202,7 @@ def test_a_calibrated_model_takes_the_robots_actions() -> None:
     torch.testing.assert_close(model.moved(REST, action[0, 0]), REST + action[0, 0])
     video = torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8)
     assert torch.equal(model.encode(video), turned.encode(video))
+    assert model.candidate_bytes(context, 3) == turned.candidate_bytes(context, 3)
 
 
 def test_a_box_narrower_than_the_motion_is_refused() -> None:

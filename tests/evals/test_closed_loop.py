@@ -1,10 +1,12 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from saccade.data.transforms import Framing
 from saccade.errors import ConfigError
 from saccade.evals.closed_loop import (
     Arm,
@@ -15,7 +17,7 @@ from saccade.evals.closed_loop import (
     reach,
     run,
 )
-from saccade.evals.planners import CemConfig, generator_of
+from saccade.evals.planners import CemConfig, Plan, generator_of
 from saccade.sim.metaworld import MetaWorld
 from saccade.types import Context
 from tests.evals.toy_arm import SAWYER, ToyArm, ToyWorld, picture, state_in
@@ -24,8 +26,8 @@ CONFIG = ReachConfig(episodes=4, goal_steps=(6,), expert_steps=4, tolerance=0.02
 PLANNER = CemConfig(samples=80, iterations=5)
 
 
-def arm(model: ToyWorld | None = None, **options: bool) -> Arm:
-    return Arm(ToyArm(), model or ToyWorld(SAWYER), "front", **options)
+def arm(model: ToyWorld | None = None, closed_is_one: bool = False) -> Arm:
+    return Arm(ToyArm(), model or ToyWorld(SAWYER), "front", closed_is_one=closed_is_one)
 
 
 def test_pictures_hold_the_state() -> None:
@@ -77,7 +79,69 @@ def test_planning_reaches_the_goal_and_the_floors_do_not() -> None:
     for floor in ("nothing", "random"):
         assert results[floor]["reached"]["value"] == 0
     np.testing.assert_allclose(results["nothing"]["distance"], planned["distance"][0], rtol=1e-5)
+    assert len(planned["finals"]) == 4
+    assert np.mean(planned["finals"]) == pytest.approx(planned["final"]["value"])
+    assert results["better_by"]["nothing"]["low"] > 0.05
+    assert results["better_by"]["random"]["low"] > 0
+    assert set(results["better_by"]) == {"nothing", "random", "expert"}
     json.dumps(results, allow_nan=False)
+
+
+def test_a_watcher_sees_each_place_and_changes_nothing() -> None:
+    model, seen = ToyWorld(SAWYER), []
+    config = replace(CONFIG, episodes=1, goal_steps=(2,))
+    hand = Arm(ToyArm(), model, "front", noise=0.01)
+
+    def watch(behaviour: str, episode: int, seen_arm: Arm) -> None:
+        seen.append((behaviour, episode, seen_arm.picture().sum().item()))
+
+    watched = reach(model, PLANNER, hand, config, watch)
+    assert [row[:2] for row in seen[:4]] == [("planned", 0)] * 3 + [("nothing", 0)]
+    assert len(seen) == 4 * 3
+    assert seen[0][2] != seen[2][2]  # it moved
+    alone = reach(model, PLANNER, Arm(ToyArm(), model, "front", noise=0.01), config)
+    assert alone["planned"]["finals"] == watched["planned"]["finals"]
+
+
+def test_pictures_are_framed_and_noisy_as_recorded_ones_were() -> None:
+    class Wide(ToyArm):
+        def render(self, camera: str) -> np.ndarray:
+            rng = np.random.default_rng(0)
+            return rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+    framing = Framing.named("ac", 8)
+    hand = Arm(Wide(), ToyWorld(SAWYER), "front", framing=framing)
+    hand.reset((1,))
+    image = torch.from_numpy(hand.environment.render("front")).permute(2, 0, 1)
+    assert torch.equal(hand.see(), framing(image[None])[0])
+    noisy = Arm(Wide(), ToyWorld(SAWYER), "front", noise=3.0)
+    noisy.reset((1,))
+    first, second = noisy.see(), noisy.see()
+    assert torch.equal(noisy.picture(), image)
+    inside = (image > 20) & (image < 235)
+    deviation = (first.float() - image)[inside].std()
+    assert float(deviation) == pytest.approx(3, rel=0.1)
+    assert not torch.equal(first, second)
+    noisy.reset((1,))
+    assert torch.equal(noisy.see(), first)
+    noisy.reset((1,), take=1)
+    assert not torch.equal(noisy.see(), first)  # a goal has noise of its own
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_warm_start_goes_on_with_the_last_plan(warm: bool) -> None:
+    starts: list[Plan | None] = []
+
+    class Watched(CemConfig):
+        def plan(self, *args: Any) -> Plan:  # pyright: ignore[reportIncompatibleMethodOverride]
+            starts.append(args[4])
+            return super().plan(*args)
+
+    model = ToyWorld(SAWYER)
+    planner = Watched(samples=20, iterations=2, horizon=2)
+    run(arm(model), by_planning(model, planner, warm_start=warm), CONFIG, 0)
+    assert starts[0] is None
+    assert all((start is not None) is warm for start in starts[1:])
 
 
 def test_an_episode_is_a_function_of_seed_and_number() -> None:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from saccade.errors import ConfigError, NumericError
-from saccade.evals.energy import WORKING, ImaginedEnergy, Metric
-from saccade.types import Context
+from saccade.evals.energy import ImaginedEnergy, Metric
+from saccade.types import WORKING, Context
 from tests.evals.toy_arm import REST, ToyWorld
 
 ACTIONS = torch.linspace(-0.05, 0.05, 10 * 2 * 7).reshape(10, 2, 7)

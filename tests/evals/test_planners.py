@@ -264,3 +264,9 @@ def test_a_model_without_gradient_is_refused() -> None:
 @pytest.mark.parametrize("planner", PLANNERS)
 def test_planners_survive_json(planner: Planner) -> None:
     assert from_dict(to_dict(planner)) == planner
+
+
+@pytest.mark.parametrize("planner", [*PLANNERS, GradientConfig(starts=3, iterations=4)])
+def test_evaluations_are_known_beforehand(planner: Planner) -> None:
+    small = planner if isinstance(planner, GradientConfig) else replace(planner, samples=40)
+    assert plan(small).evaluations == small.evaluations

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from saccade.errors import ConfigError, DataError
-from saccade.evals.planners import CemConfig, Limits, Plan, Planner, generator_of
+from saccade.evals.planners import CemConfig, Limits, MppiConfig, Plan, Planner, generator_of
 from saccade.evals.planning import (
     Moment,
     Planned,
@@ -124,6 +124,17 @@ def test_plans_depend_on_seed_episode_and_start_only() -> None:
         np.testing.assert_array_equal(guess[0], together.guesses[name][2])
     other = plan_all(model, SMALL, some[2:3], torch.zeros(7), seed=5)
     assert not np.array_equal(other.guesses["planned"], alone.guesses["planned"])
+
+
+def test_floors_are_the_same_for_every_planner_and_a_mean_may_be_absent() -> None:
+    model = ToyWorld()
+    some = places(model, episodes=1, stride=3)
+    one = plan_all(model, SMALL, some, None)
+    other = plan_all(model, MppiConfig(samples=20, iterations=2), some, None)
+    assert set(one.guesses) == {"planned", "zero", "random", "last"}
+    np.testing.assert_array_equal(one.guesses["random"], other.guesses["random"])
+    results = summarise(one, resamples=20)
+    assert set(results["better_by"]) == {"zero", "random", "last"}
 
 
 class Fixed(Planner):

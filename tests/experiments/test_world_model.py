@@ -1,6 +1,7 @@
 """A world model is trained like anything else, and refuses data that it does not understand."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,18 @@ import pytest
 import torch
 
 from saccade.data.windows import ClipWindow
-from saccade.errors import ConfigError
+from saccade.errors import CheckpointError, ConfigError
 from saccade.experiments.training import with_budget
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.models.lora import LoraConfig, load_lora
-from saccade.models.world_model import ActionWorldModel, PretrainedWorldModelConfig
+from saccade.models.pretrained import PretrainedConfig
+from saccade.models.world_model import (
+    ActionWorldModel,
+    ActionWorldModelConfig,
+    PretrainedWorldModelConfig,
+)
 from saccade.objectives.action_conditioned import ActionConditionedConfig
+from saccade.recipes import vjepa2_ac
 from saccade.recipes.world_model import debug
 
 SHORT = with_budget(debug(), samples=32, seed=0)
@@ -97,3 +104,76 @@ def test_states_of_other_axes_are_refused(tmp_path: Path) -> None:
 def test_the_same_seed_starts_from_the_same_weights() -> None:
     one, other = SHORT.build().state_dict(), SHORT.build().state_dict()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_adapters_with_every_option_go_on_to_the_same_bytes(tmp_path: Path) -> None:
+    training = vjepa2_ac.debug()  # 8-bit moments, wsd, bfloat16, accumulation, checkpointing
+    folders = tmp_path / "whole", tmp_path / "stopped"
+    training.run(folders[0])
+    shutil.copytree(*folders)
+    steps = sorted((folders[1] / "checkpoints").iterdir())
+    assert [step.name[-1:] for step in steps] == ["3", "6"]
+    shutil.rmtree(steps[-1])
+    (folders[1] / "adapters" / "adapter_model.safetensors").unlink()
+    training.run(folders[1], resume=True)
+    for name in ("metrics.jsonl", "adapters/adapter_model.safetensors"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    lines = [json.loads(line) for line in (folders[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 3, 6]  # the baseline first
+    assert lines[-1]["lr"] == pytest.approx(training.train.lr * training.train.min_lr)
+    assert lines[-1]["eval/loss"] < lines[0]["eval/loss"]
+
+
+def test_networks_on_paper_have_the_sizes_of_those_that_are_trained(trained: Path) -> None:
+    folder = trained / "world_model"
+    models = (
+        PretrainedWorldModelConfig(folder=folder),
+        replace(
+            PretrainedWorldModelConfig(folder=folder).plain(),
+            encoder=PretrainedConfig(folder=folder / "encoder"),
+        ),
+    )
+    for model in models:
+        objective = ActionConditionedConfig(model=model, lora=LoraConfig(rank=2))
+        training = replace(SHORT, objective=objective)
+        paper = training.blank()
+        assert all(value.is_meta for value in paper.parameters())
+        real = training.build()
+        assert training.sizes(paper) == training.sizes(real)
+        assert training.image_size() == real.reads().image_size
+
+
+def test_a_base_without_weights_is_described_and_not_trained(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(trained / "world_model", folder)
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+    config = PretrainedWorldModelConfig(folder=folder)
+    training = replace(SHORT, objective=ActionConditionedConfig(model=config))
+    assert training.sizes(training.blank())["trained_parameters"] > 0
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+        training.run(tmp_path / "run")
+
+
+def test_a_base_is_loaded_in_the_asked_precision(trained: Path, tmp_path: Path) -> None:
+    objective = vjepa2_ac.debug().objective
+    assert isinstance(objective, ActionConditionedConfig)
+    shape = objective.model
+    assert isinstance(shape, ActionWorldModelConfig)
+    shape = replace(shape, predictor=replace(shape.predictor, checkpoint_activations=False))
+    folder = tmp_path / "base"
+    shape.build().save_pretrained(folder)
+    config = PretrainedWorldModelConfig(
+        folder=folder, encoder_precision="bfloat16", checkpoint_activations=True
+    )
+    model, plain = config.build(), PretrainedWorldModelConfig(folder=folder).build()
+    assert {p.dtype for p in model.encoder.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.predictor.parameters()} == {torch.float32}
+    assert model.predictor.config.checkpoint_activations
+    assert not model.config.predictor.checkpoint_activations  # what is exported is as before
+    assert not plain.predictor.config.checkpoint_activations
+    video = torch.randint(0, 256, (1, 2, 3, 32, 32), dtype=torch.uint8)
+    apart = (model.encode(video) - plain.encode(video)).square().mean().sqrt()
+    assert 0 < apart < 0.05
+    with pytest.raises(ConfigError, match="a ViT takes no weights in bfloat16"):
+        replace(config, folder=trained / "world_model").build()

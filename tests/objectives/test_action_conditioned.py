@@ -337,6 +337,28 @@ def test_states_of_another_data_set_are_refused() -> None:
         built()(wrong)
 
 
+@pytest.mark.parametrize(
+    ("actions", "states", "told"),
+    [
+        (2, 4, r"actions of shape \(2, 4\); for 3 frames"),
+        (4, 4, r"actions of shape \(4, 4\); for 3 frames"),
+        (3, 3, r"states of shape \(2, 4\); for 3 frames"),
+    ],
+)
+def test_actions_and_states_of_another_length_are_refused(
+    actions: int, states: int, told: str
+) -> None:
+    features = torch.zeros(2, 4, 16, 24)
+    with pytest.raises(ConfigError, match=told):
+        built().terms_from_features(features, torch.zeros(2, actions, 4), torch.zeros(2, states, 4))
+
+
+def test_a_clip_with_too_few_states_is_refused() -> None:
+    clip = clip_batch(4)
+    with pytest.raises(ConfigError, match=r"actions of shape \(2, 4\); for 3 frames"):
+        built()({**clip, "state": clip["state"][:, :3]})
+
+
 def test_checkpoints_leave_the_frozen_encoder_out_and_resume_with_it() -> None:
     objective, other = built(), built(replace(TINY, lora=LORA))
     state = objective.state_dict()

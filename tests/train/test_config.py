@@ -19,6 +19,13 @@ def test_all_mistakes_are_told_at_once() -> None:
         assert word in str(caught.value)
 
 
+def test_a_rate_cannot_rise_and_fall_at_once() -> None:
+    config = TrainConfig(schedule="wsd", warmup=0.6, cooldown=0.6, start_lr=2.0)
+    with pytest.raises(ConfigError, match=r"start_lr must lie in \[0, 1\].*together"):
+        config.require_workable(world=1)
+    replace(config, schedule="cosine", start_lr=0.0).require_workable(world=1)
+
+
 def test_a_resume_may_change_how_but_not_what_is_computed() -> None:
     config = TrainConfig()
     assert replace(config, workers=7, keep=9).fixed() == config.fixed()

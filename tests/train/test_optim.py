@@ -1,9 +1,18 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from saccade.errors import CheckpointError
-from saccade.train.optim import adamw, decayed, learning_rate, load_moments, moments
+from saccade.errors import CheckpointError, ConfigError
+from saccade.train.optim import (
+    adamw,
+    decayed,
+    learning_rate,
+    load_moments,
+    moment_bytes,
+    moments,
+)
 
 
 class Model(nn.Module):
@@ -41,9 +50,19 @@ def test_the_learning_rate_rises_and_falls_as_worked_out_by_hand() -> None:
     assert learning_rate(1, 1, lr=1.0, warmup=1.0, min_lr=0.1) == 1.0
 
 
-def stepped(model: nn.Module) -> torch.optim.Optimizer:
-    optimizer = adamw(model, 1e-2, 0.1, (0.9, 0.95))
-    model(torch.ones(1, 2)).sum().backward()
+def test_a_rate_that_is_stable_rises_stays_and_falls_as_worked_out_by_hand() -> None:
+    shape = {"lr": 2.0, "warmup": 0.2, "min_lr": 0.5, "start_lr": 0.25}
+    rates = [learning_rate(n, 10, **shape, schedule="wsd", cooldown=0.4) for n in range(1, 11)]
+    assert rates == [1.25, 2.0, 2.0, 2.0, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0]
+    never = [learning_rate(n, 4, 1.0, 0.0, 0.0, schedule="wsd") for n in range(1, 5)]
+    assert never == [1.0] * 4
+    assert learning_rate(4, 4, 1.0, 1.0, 0.0, schedule="wsd", cooldown=0.5) == 1.0
+
+
+def stepped(model: nn.Module, kind: str = "adamw") -> torch.optim.Optimizer:
+    optimizer = adamw(model, 1e-2, 0.1, (0.9, 0.95), kind)
+    width = next(model.parameters()).shape[1]
+    model(torch.linspace(-1, 1, width)[None]).square().sum().backward()
     optimizer.step()
     optimizer.zero_grad()
     return optimizer
@@ -76,3 +95,63 @@ def test_moments_that_do_not_fit_are_refused(damage: str) -> None:
     with pytest.raises(CheckpointError, match=r"weight\.exp_avg|other\.step"):
         load_moments(model, adamw(model, 1e-2, 0.1, (0.9, 0.95)), saved, "here")
     assert before.keys() == saved.keys()
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return model.get_parameter("0.weight").detach().clone()
+
+
+def large() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(100, 70), nn.Linear(70, 3))  # 7000 numbers, and 210
+
+
+def test_eight_bits_take_a_quarter_of_the_memory_and_steps_of_nearly_the_same_size() -> None:
+    model, exact = large(), large()
+    start = weights(model)
+    state = moments(model, stepped(model, "adamw8bit"))
+    stepped(exact)
+    assert state["0.weight.state1"].dtype == torch.uint8
+    assert state["1.weight.state1"].dtype == torch.float32  # small ones keep theirs
+    assert state["0.weight.absmax1"].shape == (28,)  # blocks of 256
+    sizes = {name: 0 for name, _ in model.named_parameters()}
+    for key, value in state.items():
+        sizes[key.rpartition(".")[0]] += 0 if key.endswith(".step") else value.nbytes
+    assert sizes == {n: moment_bytes(p.numel(), "adamw8bit") for n, p in model.named_parameters()}
+    assert sizes["0.weight"] < 0.3 * moment_bytes(7000)
+    one, other = ((weights(m) - start).norm() for m in (model, exact))
+    assert one == pytest.approx(float(other), rel=0.02)
+
+
+def test_training_in_eight_bits_goes_on_as_if_it_had_never_stopped() -> None:
+    whole, half = large(), large()
+    optimizer = adamw(whole, 1e-2, 0.1, (0.9, 0.95), "adamw8bit")
+    stepping = adamw(half, 1e-2, 0.1, (0.9, 0.95), "adamw8bit")
+    for step in range(6):
+        if step == 3:
+            saved = {name: value.clone() for name, value in moments(half, stepping).items()}
+            stepping = adamw(half, 1e-2, 0.1, (0.9, 0.95), "adamw8bit")
+            load_moments(half, stepping, saved, "here")
+        for model, its in ((whole, optimizer), (half, stepping)):
+            torch.manual_seed(step)
+            its.zero_grad()
+            model(torch.randn(4, 100)).square().sum().backward()
+            its.step()
+    ours, theirs = moments(half, stepping), moments(whole, optimizer)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    pairs = zip(half.parameters(), whole.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_moments_of_the_other_kind_are_refused() -> None:
+    model = large()
+    saved = moments(model, stepped(model))
+    with pytest.raises(CheckpointError, match="does not fit the optimizer"):
+        load_moments(model, adamw(model, 1e-2, 0.1, (0.9, 0.95), "adamw8bit"), saved, "here")
+
+
+def test_without_the_library_eight_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match=r"saccade\[finetune\]"):
+        adamw(nn.Linear(2, 2), 1e-2, 0.1, (0.9, 0.95), "adamw8bit")

@@ -11,7 +11,9 @@ import tyro
 
 from saccade.commands.common import list_recipes, load_recipe, replace_folder, say, with_data
 from saccade.config import to_dict
+from saccade.experiments import memory
 from saccade.experiments.training import Training
+from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
 from saccade.train.log import Screen
 
@@ -33,7 +35,7 @@ class Command:
         data_options: options of its reader, like state=joint.
         resume: go on with the run in the folder.
         overwrite: delete the run in the folder first.
-        dry_run: show the settings and sizes, and do nothing.
+        dry_run: show the settings and sizes, of a world model the GPU memory too; do nothing.
     """
 
     training: Annotated[Training, tyro.conf.arg(name="")]
@@ -63,6 +65,8 @@ def main(args: list[str]) -> int:
         describe(training)
         return 0
     first_rank = rank_and_world()[0] == 0
+    if isinstance(training, WorldModelTraining):
+        memory.check(training, say)
     if command.overwrite and first_rank:
         replace_folder(command.out, "experiment.json")
     result = training.run(
@@ -91,3 +95,5 @@ def describe(training: Training) -> None:
         f"({sizes['encoder_parameters']:,} in the encoder) for "
         f"{training.train.steps:,} steps of {training.train.batch_size} samples"
     )
+    if isinstance(training, WorldModelTraining):
+        print(memory.table(memory.describe(training)))

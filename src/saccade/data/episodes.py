@@ -134,6 +134,15 @@ class Episodes(ABC):
         """
         return None
 
+    def features(
+        self, episode: int, frames: Int64[np.ndarray, " t"]
+    ) -> Float[Tensor, "t n d"] | None:
+        """Return what a frozen encoder made of frames, to be trained on in place of the pixels.
+
+        Default: None, nothing is kept of them.
+        """
+        return None
+
     def camera_poses(self, episode: int, camera: str) -> Float64[np.ndarray, "t 4 4"] | None:
         """Return the pose of a camera at each frame, camera to world (or robot base), in metres.
 
@@ -205,6 +214,12 @@ class Subset(Episodes):
     ) -> list[bytes] | None:
         """Return stored frames of the ``episode``-th kept episode."""
         return self.episodes.encoded(self.keep[episode], camera, frames)
+
+    def features(
+        self, episode: int, frames: Int64[np.ndarray, " t"]
+    ) -> Float[Tensor, "t n d"] | None:
+        """Return kept features of the ``episode``-th kept episode."""
+        return self.episodes.features(self.keep[episode], frames)
 
     def camera_poses(self, episode: int, camera: str) -> Float64[np.ndarray, "t 4 4"] | None:
         """Return the poses of the ``episode``-th kept episode."""

@@ -19,6 +19,7 @@ from saccade.data.episodes import Episodes
 from saccade.data.files.folder import Folder, open_folder
 from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.libero.reader import LiberoConfig
+from saccade.data.npz import NpzConfig
 from saccade.data.rlds.generic import RldsConfig
 from saccade.data.video.folder import VideoFolderConfig
 from saccade.errors import ConfigError, DataError
@@ -47,7 +48,9 @@ FORMATS: tuple[type[Any], ...] = (  # the first that recognises a folder reads i
     EgoDexConfig,
     LiberoConfig,
     VideoFolderConfig,
+    NpzConfig,
 )
+FILES = {".hdf5": LiberoConfig, ".npz": NpzConfig}  # whose files are data sets by themselves
 
 
 def open_episodes(root: str | Path, format: str | None = None, **options: Any) -> Episodes:
@@ -89,8 +92,9 @@ def _named(format: str) -> type[Any]:
 
 
 def _recognised(root: str | Path) -> type[Any]:
-    if str(root).endswith(".hdf5"):  # the one format whose files are data sets by themselves
-        return LiberoConfig
+    for suffix, kind in FILES.items():
+        if str(root).endswith(suffix):
+            return kind
     folder = open_folder(root)
     for kind in FORMATS:
         if kind.recognises(folder):

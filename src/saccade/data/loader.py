@@ -5,8 +5,9 @@ and rank ``r`` of ``w`` its ``r``-th share. Workers, ranks and restarts therefor
 which sample comes when, and resuming is starting at another step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 import torch
@@ -88,14 +89,15 @@ def fixed_batches(
     batch_size: int,
     seed: int,
     margin: int = 0,
-) -> list[Clip]:
-    """Read a fixed list of samples (fixed gaps, starts and masks) to judge every model on.
+) -> "FixedBatches":
+    """Fix a list of samples (fixed gaps, starts and masks) to judge every model on.
 
-    The list is the start of an epoch's plan, so that all episodes have the same chance.
+    The list is the start of an epoch's plan, so that all episodes have the same chance. Batches
+    are read when they are asked for, each time anew; ``list`` keeps them in memory.
     """
     plan = window.plan(episodes, seed, epoch=0)[:samples]
     data = Samples(episodes, window, camera, CentreCrop(margin=margin))
-    return [data[plan[i : i + batch_size]] for i in range(0, len(plan), batch_size)]
+    return FixedBatches(data, [plan[i : i + batch_size] for i in range(0, len(plan), batch_size)])
 
 
 class Samples(Dataset[Clip]):
@@ -110,6 +112,27 @@ class Samples(Dataset[Clip]):
     def __getitem__(self, rows: Plan) -> Clip:
         clips = (self.window.read(self.episodes, row, (self.camera,)) for row in rows)
         return stack([self.augment(clip, self.episodes, self.camera) for clip in clips])
+
+
+class FixedBatches(Sequence[Clip]):
+    """Batches of given rows of a plan; the last may be smaller."""
+
+    def __init__(self, samples: Samples, rows: Sequence[np.ndarray]) -> None:
+        self.samples, self.rows = samples, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "FixedBatches": ...
+
+    def __getitem__(self, index: int | slice) -> "Clip | FixedBatches":
+        if isinstance(index, slice):
+            return FixedBatches(self.samples, self.rows[index])
+        return self.samples[self.rows[index]]
 
 
 class _Batches(torch.utils.data.Sampler[Plan]):

@@ -126,13 +126,14 @@ class Window(ABC):
         row: Int64[np.ndarray, "4"],
         cameras: Sequence[str] | None = None,
     ) -> Clip:
-        """Load one row of a plan."""
+        """Load one row of a plan; no pixels, where the episodes keep features of the frames."""
         episode, start, gap, key = (int(value) for value in row)
         frames, _ = self.resolve(episodes, episode, start, self.frame_steps(gap))
         commands, beyond = self.resolve(episodes, episode, start, self.action_steps(gap))
-        seen = episodes.read(episode, frames, cameras)
+        kept = episodes.features(episode, frames)
+        seen = episodes.read(episode, frames, cameras if kept is None else ())
         _, action = episodes.numbers(episode, commands)  # within the episode: no need to check
-        return Clip(
+        clip = Clip(
             video=seen["video"],
             state=seen["state"],
             action=torch.from_numpy(action),
@@ -142,6 +143,9 @@ class Window(ABC):
             key=torch.tensor(key),
             text=episodes.tasks[episode],
         )
+        if kept is not None:
+            clip["features"] = kept
+        return clip
 
     def _too_long(self, episodes: Episodes) -> DataError:
         needed = int(self.frame_steps(int(self.gaps()[0][0])).max(initial=0)) + 1
@@ -358,7 +362,7 @@ def stack(clips: Sequence[Clip]) -> Clip:
     def rows(name: str) -> Tensor:
         return torch.stack([clip[name] for clip in clips])
 
-    return Clip(
+    batch = Clip(
         video=rows("video"),
         state=rows("state"),
         action=rows("action"),
@@ -368,3 +372,6 @@ def stack(clips: Sequence[Clip]) -> Clip:
         key=rows("key"),
         text=[str(clip["text"]) for clip in clips],
     )
+    if "features" in clips[0]:
+        batch["features"] = rows("features")
+    return batch

@@ -142,6 +142,10 @@ class Calibrated(WorldModel):
         """Imagine the robot's actions."""
         return self.model.imagine(context, self.calibration.to_model(action, self.action_names))
 
+    def candidate_bytes(self, context: Context, horizon: int, gradient: bool = False) -> int:
+        """Return what the model says."""
+        return self.model.candidate_bytes(context, horizon, gradient)
+
     def moved(
         self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"]
     ) -> Float[Tensor, "*b s"]:

@@ -7,6 +7,7 @@ episodes: doing nothing, random actions in the planner's box, and the expert its
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
+from saccade.data.transforms import Framing
 from saccade.errors import ConfigError, DataError
 from saccade.evals import statistics
 from saccade.evals.energy import evaluating
@@ -67,6 +69,8 @@ class Arm:
         model: its axes must be x, y, z and gripper, of state and action alike, and its actions
             measured displacements, not commands in a controller's units.
         camera: sees.
+        framing: makes squares of pictures, as for the data that the model was trained on.
+        noise: standard deviation of the sensor noise in those data, in grey levels.
         unit: metres that an action of 1 moves the hand by.
         closed_is_one: the model's gripper is 1 when closed.
         most_steps: control steps after which the simulator ends an episode; 500 in Meta-World.
@@ -77,6 +81,9 @@ class Arm:
         environment: Environment,
         model: WorldModel,
         camera: str,
+        *,
+        framing: Framing | None = None,
+        noise: float = 0.0,
         unit: float = 0.01,
         closed_is_one: bool = False,
         most_steps: int = 500,
@@ -94,17 +101,31 @@ class Arm:
                 f"{1 / environment.fps:g} s; use a model with longer steps"
             )
         self.environment, self.camera, self.unit = environment, camera, unit
+        self.framing, self.noise = framing, noise
         self.closed_is_one, self.most_steps = closed_is_one, most_steps
 
-    def reset(self, seed: Sequence[int]) -> None:
-        """Begin an episode."""
+    def reset(self, seed: Sequence[int], take: int = 0) -> None:
+        """Begin an episode; another ``take`` of the same one has other sensor noise."""
         self.environment.reset(seed)
         self.success = False
+        self._sensor = np.random.default_rng([*seed, 2, take])
 
-    def see(self) -> UInt8[Tensor, "3 h w"]:
-        """Take a picture."""
+    def see(self) -> UInt8[Tensor, "3 _ _"]:
+        """Take a picture as the model was trained to see it."""
         image = self.environment.render(self.camera)
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        if self.noise:
+            spread = np.float32(self.noise)
+            noisy = self._sensor.standard_normal(image.shape, np.float32) * spread + image
+            image = np.rint(noisy).clip(0, 255).astype(np.uint8)
+        return self._framed(image)
+
+    def picture(self) -> UInt8[Tensor, "3 _ _"]:
+        """Take a picture for people: the same view without noise, which changes nothing."""
+        return self._framed(self.environment.render(self.camera))
+
+    def _framed(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 _ _"]:
+        video = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        return (video if self.framing is None else self.framing(video))[0].contiguous()
 
     def state(self) -> Float32[Tensor, "4"]:
         """Return the state, the gripper in the model's sense."""
@@ -153,6 +174,7 @@ class ReachConfig:
         expert_steps: how long the expert acts to make the goal picture, in the model's steps.
         context: frames that the model looks back on.
         tolerance: metres from the goal that count as reached.
+        warm_start: start each search from the plan before, one step on.
         seed: decides starts, goals and every random number.
     """
 
@@ -162,6 +184,7 @@ class ReachConfig:
     context: int = 1
     tolerance: float = 0.05
     seed: int = 0
+    warm_start: bool = False
 
 
 class Episode(NamedTuple):
@@ -173,11 +196,12 @@ class Episode(NamedTuple):
 
 
 Behaviour = Callable[[Arm, Sequence[Goal], torch.Generator], Iterator[float]]
+Watch = Callable[[str, int, Arm], None]  # of behaviour and episode, before and after each action
 
 
 def goals_of(arm: Arm, config: ReachConfig, seed: Sequence[int]) -> list[Goal]:
     """Let the expert act from a start, and take pictures on its way."""
-    arm.reset(seed)
+    arm.reset(seed, take=1)
     shares = np.cumsum(config.goal_steps) / sum(config.goal_steps)
     stops = np.maximum(np.round(shares * config.expert_steps).astype(int), 1)
     goals: list[Goal] = []
@@ -189,8 +213,10 @@ def goals_of(arm: Arm, config: ReachConfig, seed: Sequence[int]) -> list[Goal]:
     return goals
 
 
-def by_planning(model: WorldModel, planner: Planner, context: int = 1) -> Behaviour:
-    """Plan before each action, starting from the last plan.
+def by_planning(
+    model: WorldModel, planner: Planner, context: int = 1, warm_start: bool = False
+) -> Behaviour:
+    """Plan before each action, from standing still or from the last plan.
 
     The model looks back on the last ``context`` frames, and on the motion measured between them.
     """
@@ -209,7 +235,7 @@ def by_planning(model: WorldModel, planner: Planner, context: int = 1) -> Behavi
                 with evaluating(model), torch.no_grad():
                     moved = model.measured(state[:-1], state[1:])
                     seen = model.look(torch.stack(features), state, moved)
-                plan = planner.plan(model, seen, wanted, generator, plan)
+                plan = planner.plan(model, seen, wanted, generator, plan if warm_start else None)
                 arm.act(plan.actions[0])
                 yield plan.seconds
 
@@ -251,7 +277,13 @@ def by_expert(arm: Arm, goals: Sequence[Goal], generator: torch.Generator) -> It
         yield 0.0
 
 
-def run(arm: Arm, behaviour: Behaviour, config: ReachConfig, episode: int) -> Episode:
+def run(
+    arm: Arm,
+    behaviour: Behaviour,
+    config: ReachConfig,
+    episode: int,
+    watch: Callable[[Arm], None] = lambda _: None,
+) -> Episode:
     """Run one episode: what happens is a function of (seed, episode) and the behaviour."""
     seed = (config.seed, episode)
     goals = goals_of(arm, config, seed)
@@ -259,9 +291,11 @@ def run(arm: Arm, behaviour: Behaviour, config: ReachConfig, episode: int) -> Ep
     hand = goals[-1].hand
     distance = [_distance(arm, hand)]
     seconds = 0.0
+    watch(arm)
     for spent in behaviour(arm, goals, generator_of(*seed)):
         distance.append(_distance(arm, hand))
         seconds += spent
+        watch(arm)
     return Episode(np.array(distance), arm.success, seconds)
 
 
@@ -269,13 +303,21 @@ def _distance(arm: Arm, hand: Float64[np.ndarray, "3"]) -> float:
     return float(np.linalg.norm(arm.environment.observe()[:3] - hand))
 
 
-def reach(model: WorldModel, planner: Planner, arm: Arm, config: ReachConfig) -> dict[str, Any]:
+def reach(
+    model: WorldModel,
+    planner: Planner,
+    arm: Arm,
+    config: ReachConfig,
+    watch: Watch = lambda *_: None,
+) -> dict[str, Any]:
     """Run the planner and the floors, and return JSON values.
 
     Each of ``planned``, ``nothing``, ``random`` and ``expert`` holds ``success`` (the simulator's
     word) and ``reached`` (within the tolerance at the end) as ``{value, low, high, count,
     episodes}`` with Wilson's interval, ``final`` (metres, bootstrap interval over episodes),
-    ``distance`` (mean over episodes, before and after each action) and ``seconds`` per action.
+    ``distance`` (mean over episodes, before and after each action), ``finals`` (metres, of each
+    episode) and ``seconds`` per action. ``better_by`` holds how much nearer to the goal the planner
+    ends than each of the others, in the same episodes.
 
     Raises:
         ConfigError: a count below 1, or more steps than the simulator allows.
@@ -290,15 +332,23 @@ def reach(model: WorldModel, planner: Planner, arm: Arm, config: ReachConfig) ->
             f"simulator ends it after {arm.most_steps}; use fewer expert_steps or goal_steps"
         )
     behaviours: dict[str, Behaviour] = {
-        "planned": by_planning(model, planner, config.context),
+        "planned": by_planning(model, planner, config.context, config.warm_start),
         "nothing": doing_nothing,
         "random": by_chance(planner),
         "expert": by_expert,
     }
     results: dict[str, Any] = {"tolerance": config.tolerance, "episodes": config.episodes}
     for name, behaviour in behaviours.items():
-        episodes = [run(arm, behaviour, config, i) for i in range(config.episodes)]
+        episodes = [
+            run(arm, behaviour, config, i, partial(watch, name, i)) for i in range(config.episodes)
+        ]
         results[name] = _summary(episodes, config.tolerance)
+    ends = {name: np.array(results[name]["finals"]) for name in behaviours}
+    results["better_by"] = {
+        name: mean_over_episodes(end - ends["planned"], np.arange(config.episodes))
+        for name, end in ends.items()
+        if name != "planned"
+    }
     return results
 
 
@@ -312,6 +362,7 @@ def _summary(episodes: Sequence[Episode], tolerance: float) -> dict[str, Any]:
         "reached": _share([bool(d < tolerance) for d in distance[:, -1]]),
         "final": mean_over_episodes(distance[:, -1], np.arange(len(episodes))),
         "distance": distance.mean(0).tolist(),
+        "finals": distance[:, -1].tolist(),
         "seconds": sum(episode.seconds for episode in episodes) / (actions * len(episodes)),
     }
 

@@ -12,7 +12,6 @@ from saccade.errors import ConfigError, NumericError
 from saccade.types import Context, WorldModel
 
 Metric = Literal["l1", "l2"]
-WORKING = 16  # arrays of the size of a candidate's features that a network holds at its peak
 
 
 @contextmanager
@@ -30,8 +29,8 @@ def evaluating(model: WorldModel) -> Iterator[None]:
 class ImaginedEnergy:
     """Mean absolute (``l1``) or squared (``l2``) distance of the last imagined frame from a goal.
 
-    Candidates are imagined as many at a time as ``memory`` gigabytes allow, by an estimate from
-    the size of their features; how many makes no difference to their energies but rounding.
+    Candidates are imagined as many at a time as ``memory`` gigabytes allow, by what the model says
+    that one of them takes; how many makes no difference to their energies but rounding.
     ``evaluations`` counts them. Energies are differentiable where the actions ask for it.
 
     Raises:
@@ -58,9 +57,10 @@ class ImaginedEnergy:
 
     def __call__(self, actions: Float[Tensor, "m k a"]) -> Float[Tensor, " m"]:
         """Return the energy of each candidate."""
-        one = actions.shape[1] * self.goal.numel() * self.goal.element_size() * WORKING
+        slopes = actions.requires_grad
+        one = self.model.candidate_bytes(self.context, actions.shape[1], slopes)
         together = max(1, int(self.memory * 1e9 / one))
-        graph = torch.enable_grad if actions.requires_grad else torch.no_grad
+        graph = torch.enable_grad if slopes else torch.no_grad
         with graph():
             values = torch.cat([self._some(part) for part in actions.split(together)])
         self.evaluations += len(actions)

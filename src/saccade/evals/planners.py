@@ -144,14 +144,18 @@ class Planner:
         horizon: actions of one plan.
         limits: the box of actions.
         metric: mean absolute (``l1``) or mean squared (``l2``) distance of features.
-        memory: gigabytes that candidates imagined together may take, by an estimate from the size
-            of their features.
+        memory: gigabytes that candidates imagined together may take, by the model's own bound.
     """
 
     horizon: int = 1
     limits: Limits = field(default_factory=Limits)
     metric: Metric = "l1"
     memory: float = 2.0
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Count the candidates that one plan imagines, the plan itself among them."""
 
     @abstractmethod
     def search(
@@ -229,6 +233,11 @@ class CemConfig(Planner):
     momentum_spread_gripper: float = 0.15
     include_mean: bool = False
 
+    @property
+    def evaluations(self) -> int:
+        """Count the candidates that one plan imagines, the plan itself among them."""
+        return self.samples * self.iterations + 1
+
     def search(
         self,
         energy: Energy,
@@ -281,6 +290,11 @@ class MppiConfig(Planner):
     temperature: float = 0.1
     narrowing: float = 0.7
 
+    @property
+    def evaluations(self) -> int:
+        """Count the candidates that one plan imagines, the plan itself among them."""
+        return self.samples * self.iterations + 1
+
     def search(
         self,
         energy: Energy,
@@ -321,6 +335,11 @@ class GradientConfig(Planner):
     iterations: int = 50
     rate: float = 0.1
     together: int = 4
+
+    @property
+    def evaluations(self) -> int:
+        """Count the candidates that one plan imagines, the plan itself among them."""
+        return self.starts * (self.iterations + 1) + 1
 
     def search(
         self,

@@ -99,16 +99,18 @@ def plan_through(
     goals: Sequence[SubGoal],
     generator: torch.Generator,
     frames: int = 1,
+    warm_start: bool = True,
 ) -> list[Plan]:
     """Bring about one goal after the other in imagination: act, believe what is imagined, replan.
 
     Args:
         model: imagines.
-        planner: plans before each action, starting from the plan before.
+        planner: plans before each action.
         place: only its last frame is looked back on.
         goals: in their order.
         generator: draws the planner's numbers.
         frames: how many of the latest frames the model looks back on.
+        warm_start: start each search from the plan before, one step on.
 
     Returns:
         One plan for each action; its first action is the one that is taken.
@@ -120,7 +122,7 @@ def plan_through(
         for _ in range(goal.steps):
             with evaluating(model), torch.no_grad():
                 context = model.look(features, state, taken)
-            previous = plans[-1] if plans else None
+            previous = plans[-1] if plans and warm_start else None
             plans.append(planner.plan(model, context, goal.features, generator, previous))
             action = plans[-1].actions[:1].to(state)
             with evaluating(model), torch.no_grad():
@@ -146,7 +148,7 @@ def plan_all(
     model: WorldModel,
     planner: Planner,
     places: Iterable[Moment],
-    mean_action: Float[Tensor, " a"],
+    mean_action: Float[Tensor, " a"] | None,
     seed: int = 0,
 ) -> Planned:
     """Plan at every moment; each plan is a function of (seed, episode, start).
@@ -155,13 +157,14 @@ def plan_all(
         model: imagines.
         planner: its horizon must be that of the moments.
         places: moments of held-out episodes.
-        mean_action: of one step, over the *training* data.
+        mean_action: of one step, over the *training* data; None where there are none, and then
+            that floor is absent.
         seed: of the planner's and of the random floor's numbers.
 
     Raises:
         DataError: no moment, or one whose horizon is not the planner's.
     """
-    rows: dict[str, list[Tensor]] = {name: [] for name in ("true", "planned", *FLOORS)}
+    rows: dict[str, list[Tensor]] = {}
     episodes, seconds, evaluations = [], 0.0, 0
     for place in places:
         if len(place.action) != planner.horizon:
@@ -173,9 +176,10 @@ def plan_all(
         plan = planner.plan(model, place.look(model), place.goal, generator)
         episodes.append(place.episode)
         seconds, evaluations = seconds + plan.seconds, evaluations + plan.evaluations
-        guesses = floors(place, planner, model.action_names, mean_action, generator)
+        chance = generator_of(seed, place.episode, place.start, 1)  # the same for every planner
+        guesses = floors(place, planner, model.action_names, mean_action, chance)
         for name, action in {"true": place.action, "planned": plan.actions, **guesses}.items():
-            rows[name].append(action.sum(0).double().cpu())
+            rows.setdefault(name, []).append(action.sum(0).double().cpu())
     if not episodes:
         raise DataError("there is no moment to plan at; the episodes are shorter than the horizon")
     sums = {name: torch.stack(parts).numpy() for name, parts in rows.items()}
@@ -190,16 +194,17 @@ def floors(
     place: Moment,
     planner: Planner,
     names: tuple[str, ...],
-    mean_action: Float[Tensor, " a"],
+    mean_action: Float[Tensor, " a"] | None,
     generator: torch.Generator,
 ) -> dict[str, Float[Tensor, "k a"]]:
     """Guess without a model. ``last`` is NaN where nothing was done before."""
     still = torch.zeros_like(place.action)
     box = planner.limits.space(names, planner.horizon)
     anywhere = (2 * torch.rand(still.shape, generator=generator) - 1) * box.limit
+    mean = {} if mean_action is None else {"mean": still + mean_action.to(still)}
     return {
         "zero": still,
-        "mean": still + mean_action.to(still),
+        **mean,
         "random": box.clip(anywhere).to(still),
         "last": still + (torch.nan if place.last is None else place.last),
     }
@@ -230,6 +235,7 @@ def summarise(planned: Planned, resamples: int = 2000, seed: int = 0) -> dict[st
     better = {
         name: mean_over_episodes(error[name] - error["planned"], planned.episode, resamples, seed)
         for name in FLOORS
+        if name in error
     }
     return {
         "episodes": len(np.unique(planned.episode)),

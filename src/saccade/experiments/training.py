@@ -1,17 +1,17 @@
 """Training as a value: an objective, a source, a window and the loop's settings."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
 from saccade import __version__
 from saccade.checkpoint import write_atomic
 from saccade.config import Config, to_dict
-from saccade.data.loader import Loader, fixed_batches
+from saccade.data.loader import FixedBatches, Loader, fixed_batches
 from saccade.data.transforms import Augment
 from saccade.data.windows import Window
 from saccade.errors import ConfigError
@@ -24,7 +24,6 @@ from saccade.train.evaluate import move
 from saccade.train.log import Progress
 from saccade.types import Clip, Encoder, Objective
 
-HELD_OUT_BATCH = 32
 PICTURES = 4
 
 
@@ -40,6 +39,8 @@ class Training:
         eval_samples: held-out samples of the fixed list that every evaluation uses.
         train: settings of the loop.
     """
+
+    held_out_batch: ClassVar[int] = 32  # samples that are scored at once
 
     objective: Config[Objective]
     source: SourceConfig
@@ -69,14 +70,22 @@ class Training:
     def check(self, objective: Objective, parts: Parts) -> None:
         """Refuse data that the objective cannot use. Default: any will do."""
 
-    def held_out(self, parts: Parts) -> list[Clip]:
+    def prepare(self, objective: Objective, parts: Parts, report: Report) -> Parts:
+        """Return the data as training reads them. Default: as they are."""
+        return parts
+
+    def held_out(self, parts: Parts) -> Sequence[Clip]:
         """Read the fixed list of held-out samples, the same for every seed."""
+        return list(self.fixed(parts))
+
+    def fixed(self, parts: Parts) -> FixedBatches:
+        """Return the same, read whenever it is asked for."""
         return fixed_batches(
             parts.select,
             self.window,
             parts.camera,
             self.eval_samples,
-            HELD_OUT_BATCH,
+            self.held_out_batch,
             seed=self.source.split_seed,
             margin=self.augment.margin,
         )
@@ -94,6 +103,7 @@ class Training:
         objective = self.build()
         parts = self.source.open(objective.reads().image_size + self.augment.margin, report)
         self.check(objective, parts)
+        parts = self.prepare(objective, parts, report)
         held_out = self.held_out(parts)
         loader = Loader(
             episodes=parts.train,
@@ -139,7 +149,7 @@ class Training:
         return result
 
     def result(
-        self, objective: Objective, held_out: list[Clip], summary: Summary
+        self, objective: Objective, held_out: Sequence[Clip], summary: Summary
     ) -> dict[str, Any]:
         """Return the numbers of a finished run."""
         with torch.no_grad():
@@ -219,10 +229,11 @@ def encoder_of(objective: Objective) -> Encoder:
     return encoder
 
 
-def most_moving(held_out: list[Clip], count: int) -> Clip:
-    """Pick the samples of the first held-out batch in which most pixels change."""
+def most_moving(held_out: Sequence[Clip], count: int) -> Clip:
+    """Pick the samples of the first held-out batch in which most pixels, or features, change."""
     clip = held_out[0]
-    change = (clip["video"][:, -1].float() - clip["video"][:, 0].float()).abs().flatten(1).mean(1)
+    seen = clip["features"] if "features" in clip else clip["video"]
+    change = (seen[:, -1].float() - seen[:, 0].float()).abs().flatten(1).mean(1)
     best = change.argsort(descending=True)[:count].tolist()
     fields = cast(dict[str, Any], clip)
     chosen = {k: v[best] if isinstance(v, torch.Tensor) else v[:count] for k, v in fields.items()}

@@ -9,7 +9,7 @@ The folder opens with ``peft.PeftModel.from_pretrained`` as well.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,8 @@ def add_lora(network: nn.Module, config: LoraConfig) -> list[str]:
     )
     network.requires_grad_(False)
     peft.inject_adapter_in_model(settings, network, adapter_name=NAME)
-    if any(value.any() for name, value in network.named_parameters() if ".lora_B." in name):
+    second = [value for name, value in network.named_parameters() if ".lora_B." in name]
+    if any(value.any() for value in second if not value.is_meta):
         raise ConfigError("fresh adapters would change the network; use another version of peft")
     return sorted(adapters(network))
 
@@ -87,19 +88,34 @@ def adapters(network: nn.Module) -> dict[str, Any]:
 def lora_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the adapters alone, by the names that peft gives them in a file."""
     return {
-        PREFIX + name.replace(f".{NAME}.", "."): value.detach().cpu().contiguous()
+        file_name(name): value.detach().cpu().contiguous()
         for name, value in network.state_dict().items()
-        if ".lora_A." in name or ".lora_B." in name
+        if is_adapter(name)
     }
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a weight of a network is one of an adapter, by its name."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def file_name(name: str) -> str:
+    """Return the name that peft gives an adapter's weight in a file."""
+    return PREFIX + name.replace(f".{NAME}.", ".")
 
 
 def base_digest(network: nn.Module) -> str:
     """Return a digest of all weights but adapters', the same for float32 and bfloat16 of them."""
+    return digest_of(sorted(network.state_dict().items()))
+
+
+def digest_of(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the same of a network's weights, adapters among them or not, sorted by name."""
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in weights:
         if ".lora_" not in name:
             digest.update(f"{name.replace('.base_layer.', '.')} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy())
+            digest.update(value.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -110,7 +126,17 @@ def save_lora(
 
     That has the record given, and the digest of the network that they were trained on.
     """
-    weights = lora_state(network)
+    write_lora(folder, lora_state(network), config, base_digest(network), record)
+
+
+def write_lora(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: LoraConfig,
+    base: str,
+    record: Mapping[str, Any],
+) -> None:
+    """Write the same of weights that are at hand, by their names in a file, without the network."""
     known = {
         "peft_type": "LORA",
         "r": config.rank,
@@ -122,10 +148,29 @@ def save_lora(
         "base_model_name_or_path": None,
         "inference_mode": True,
     }
-    ours = {"base": base_digest(network), "lora": asdict(config), "tensors": len(weights), **record}
-    write_atomic(folder / WEIGHTS, save(weights, {"format": "pt"}))
+    ours = {"base": base, "lora": asdict(config), "tensors": len(weights), **record}
+    write_atomic(folder / WEIGHTS, save(dict(weights), {"format": "pt"}))
     write_atomic(folder / CONFIG, json.dumps(known, indent=2) + "\n")
     write_atomic(folder / RECORD, json.dumps(ours, indent=2) + "\n")
+
+
+def read_lora(folder: Path) -> tuple[dict[str, Tensor], LoraConfig, dict[str, Any]]:
+    """Read saved adapters and their record, of whatever network.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        weights = load_file(folder / WEIGHTS)
+        config = LoraConfig(**{**record["lora"], "targets": tuple(record["lora"]["targets"])})
+        str(record["base"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} holds no adapters of ours ({error}); expected are {WEIGHTS} and {RECORD}, "
+            "as saccade export lora writes them"
+        ) from error
+    return weights, config, record
 
 
 def load_lora(folder: Path, network: nn.Module) -> dict[str, Any]:
@@ -135,15 +180,7 @@ def load_lora(folder: Path, network: nn.Module) -> dict[str, Any]:
         CheckpointError: a file is missing or damaged, a tensor is missing, left over or of another
             shape, or the adapters were trained on another network.
     """
-    try:
-        record = json.loads((folder / RECORD).read_text())
-        weights = load_file(folder / WEIGHTS)
-        config = LoraConfig(**{**record["lora"], "targets": tuple(record["lora"]["targets"])})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} holds no adapters of ours ({error}); expected are {WEIGHTS} and {RECORD}, "
-            "as saccade export lora writes them"
-        ) from error
+    weights, config, record = read_lora(folder)
     base = base_digest(network)
     if record["base"] != base:
         raise CheckpointError(
@@ -163,11 +200,7 @@ def load_lora(folder: Path, network: nn.Module) -> dict[str, Any]:
             f"{folder / WEIGHTS} has {len(weights)} tensors, the network takes {len(own)}; "
             f"missing, left over or of another shape are {len(wrong)}: {', '.join(wrong[:4])}"
         )
-    places = {
-        PREFIX + name.replace(f".{NAME}.", "."): name
-        for name in network.state_dict()
-        if ".lora_" in name
-    }
+    places = {file_name(name): name for name in network.state_dict() if ".lora_" in name}
     network.load_state_dict({places[n]: v for n, v in weights.items()}, strict=False)
     return record
 

@@ -12,7 +12,7 @@ another encoder's features does not fit.
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,16 +23,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from saccade import poses
-from saccade.checkpoint import load_model, save_model
+from saccade.checkpoint import load_model, read_record, save_model
 from saccade.config import Config, from_dict, to_dict
 from saccade.errors import CheckpointError, ConfigError
-from saccade.models.pretrained import PretrainedConfig
+from saccade.models.pretrained import PretrainedConfig, fingerprint
 from saccade.models.vjepa2.encoder import VJepa2
 from saccade.models.vjepa2.predictor import ActionPredictor, ActionPredictorConfig
 from saccade.types import Context, Crop, Encoder, WorldModel
 
 ENCODER = "encoder"
-PROBES = 64  # features that make up a fingerprint
 SAME = 0.05  # root mean square; bfloat16 moves normalised features by 0.02, other weights by 1
 RATE = 0.1  # share by which the duration of a step may differ from that of training
 
@@ -74,13 +73,63 @@ class ActionWorldModelConfig(Config["ActionWorldModel"]):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedWorldModelConfig(Config["ActionWorldModel"]):
-    """``folder`` is what ``ActionWorldModel.save_pretrained`` wrote: train it further."""
+    """A world model that ``ActionWorldModel.save_pretrained`` wrote, to train it further.
+
+    Args:
+        folder: where it is.
+        encoder_precision: of the frozen encoder's weights in memory; ``file`` keeps theirs.
+        checkpoint_activations: compute the predictor's activations again in the backward pass.
+    """
 
     folder: Path
+    encoder_precision: Literal["file", "float32", "bfloat16"] = "file"
+    checkpoint_activations: bool = False
 
     def build(self) -> "ActionWorldModel":
-        """Load the world model, its encoder frozen as ever."""
-        return ActionWorldModel.from_pretrained(self.folder)
+        """Load the world model, its encoder frozen as ever.
+
+        Raises:
+            CheckpointError: the folder is missing, or as ``ActionWorldModel.from_pretrained``.
+            ConfigError: the encoder cannot compute in that precision.
+        """
+        self.require_there()
+        model = ActionWorldModel.from_pretrained(self.folder)
+        if self.encoder_precision == "bfloat16" and not isinstance(model.encoder, VJepa2):
+            raise ConfigError(
+                f"a {type(model.encoder).__name__} takes no weights in bfloat16 (V-JEPA 2 does); "
+                "set encoder_precision to float32"
+            )
+        if self.encoder_precision != "file":
+            model.encoder.to(getattr(torch, self.encoder_precision))
+        if self.checkpoint_activations:
+            model.predictor.config = replace(model.predictor.config, checkpoint_activations=True)
+        return model
+
+    def plain(self) -> ActionWorldModelConfig:
+        """Return the same model's config with fresh weights; no weight is read.
+
+        Raises:
+            CheckpointError: the folder is missing, or holds no world model.
+        """
+        self.require_there()
+        record = read_record(self.folder)["preprocessing"]
+        if "world_model" not in record:
+            raise CheckpointError(f"{self.folder} holds no world model, as saccade train writes it")
+        config: ActionWorldModelConfig = from_dict(record["world_model"])
+        encoder = config.encoder
+        if (self.folder / ENCODER).is_dir():
+            encoder = from_dict(read_record(self.folder / ENCODER)["model"])
+        shape = replace(config.predictor, checkpoint_activations=self.checkpoint_activations)
+        return replace(config, encoder=encoder, predictor=shape)
+
+    def require_there(self) -> None:
+        """Raise CheckpointError where no folder is, and say how to get the published model."""
+        if not self.folder.is_dir():
+            raise CheckpointError(
+                f"there is no world model at {self.folder}; for the published V-JEPA 2-AC fetch "
+                "vjepa2-ac-vitg.pt (11.7 GB) from https://dl.fbaipublicfiles.com/vjepa2/ and run "
+                f"saccade export convert vjepa2-ac-vitg.pt --out {self.folder}"
+            )
 
 
 class ActionWorldModel(WorldModel):
@@ -130,16 +179,20 @@ class ActionWorldModel(WorldModel):
     def predict(
         self,
         features: Float[Tensor, "b t n d"],
-        action: Float[Tensor, "b t a"],
-        state: Float[Tensor, "b t s"],
+        action: Float[Tensor, "b _ a"],
+        state: Float[Tensor, "b _ s"],
     ) -> Float[Tensor, "b t n d"]:
-        """Return the normalised features of each next frame."""
+        """Return the normalised features of each next frame.
+
+        Raises:
+            ConfigError: there is not an action and a state for each frame, or they have other axes.
+        """
         return self.normalise(self.predictor(features, action, state))
 
     def look(
         self,
         features: Float[Tensor, "t n d"],
-        state: Float[Tensor, "t s"],
+        state: Float[Tensor, "_ s"],
         action: Float[Tensor, "k a"],
     ) -> Context:
         """Prepare for many candidates: keep the keys and values of all frames but the newest.
@@ -158,18 +211,40 @@ class ActionWorldModel(WorldModel):
         return Context(features=features, state=state, shared=shared)
 
     def imagine(self, context: Context, action: Float[Tensor, "b k a"]) -> Float[Tensor, "b k n d"]:
-        """Return the features after each of ``k`` actions for ``b`` candidates, differentiable."""
+        """Return the features after each of ``k`` actions for ``b`` candidates, differentiable.
+
+        They are computed a few at a time where that is faster; see ``ActionPredictor.together``.
+
+        Raises:
+            ConfigError: there is no action, or it has other axes than the model's.
+        """
+        if not action.shape[1]:
+            raise ConfigError("candidates of no action lead nowhere; give at least one action each")
+        parts = action.split(self.predictor.together(len(action)))
+        return torch.cat([self._imagine(context, part) for part in parts])
+
+    def _imagine(
+        self, context: Context, action: Float[Tensor, "b k a"]
+    ) -> Float[Tensor, "b k n d"]:
         seen, newest = context.shared, context.features[-1:]
         state = context.state[-1].expand(len(action), -1)
         steps, imagined = action.shape[1], []
         for step in range(steps):
+            last = step == steps - 1
             predicted, seen = self.predictor.step(
-                seen, newest, action[:, step], state, keep=step < steps - 1
+                seen, newest, action[:, step], state, keep=not last
             )
             newest = self.normalise(predicted)
-            state = self.moved(state, action[:, step])
+            state = state if last else self.moved(state, action[:, step])
             imagined.append(newest)
         return torch.stack(imagined, 1)
+
+    def candidate_bytes(self, context: Context, horizon: int, gradient: bool = False) -> int:
+        """Count what the predictor holds of one candidate, and copies of its features."""
+        frames, rows = len(context.features), context.features.shape[1]
+        held = self.predictor.step_bytes(frames, horizon, gradient)
+        copies = 2 * horizon + 3  # each frame and their stack; the last one while it is compared
+        return held + copies * rows * self.config.predictor.feature_dim * 4
 
     def moved(
         self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"]
@@ -282,24 +357,6 @@ def repeats(encoder: Encoder) -> int:
     if isinstance(encoder, VJepa2):
         return 1 if encoder.config.frames == "each" else encoder.config.tubelet
     return encoder.preprocessing.num_frames
-
-
-@torch.no_grad()
-def fingerprint(encoder: Encoder) -> list[float]:
-    """Return some normalised features of a fixed image: the same weights, the same numbers."""
-    if isinstance(encoder, VJepa2):
-        return encoder.fingerprint()
-    expected = encoder.preprocessing
-    device = next(encoder.parameters(), torch.empty(0)).device
-    y, x, colour = torch.meshgrid(
-        *(torch.arange(size) for size in (expected.image_size, expected.image_size, 3)),
-        indexing="ij",
-    )
-    pixels = (7 * x + 3 * y + x * y // 5 + 80 * colour) % 256
-    frame = rearrange(pixels.to(torch.uint8), "h w c -> 1 1 c h w").to(device)
-    tokens = encoder(frame.expand(-1, expected.num_frames, -1, -1, -1)).float()
-    values = F.layer_norm(tokens, tokens.shape[-1:]).flatten()
-    return values[torch.linspace(0, len(values) - 1, PROBES).long().to(device)].tolist()
 
 
 def check_fingerprint(encoder: Encoder, expected: list[float], source: str) -> None:

@@ -111,13 +111,32 @@ class ActionConditioned(Objective):
         return {"world_model": folder / "world_model"}
 
     def sample(self, clip: Clip) -> Sample:
-        """Encode the frames of the first camera, and find the actions between them.
+        """Encode the frames of the first camera, unless the clip has their features, and find the
+        actions between them.
 
         Raises:
             ConfigError: the clip has not the axes, the frames or the commands that are needed.
         """
         state = self.state(clip)
-        return Sample(self.model.encode(clip["video"][:, :, 0]), self.action(clip, state), state)
+        return Sample(self.features(clip), self.action(clip, state), state)
+
+    def features(self, clip: Clip) -> Float[Tensor, "b t n d"]:
+        """Return the clip's features in float32, or encode the frames of the first camera.
+
+        Raises:
+            ConfigError: kept features are not those that the predictor was built for.
+        """
+        if "features" not in clip:
+            return self.model.encode(clip["video"][:, :, 0])
+        kept, shape = clip["features"], self.model.config.predictor
+        height, width = shape.grid
+        if kept.shape[2:] != (height * width, shape.feature_dim):
+            raise ConfigError(
+                f"the clip has {kept.shape[2]} features of width {kept.shape[3]} for a frame; the "
+                f"predictor was built for a grid of {height} x {width} of width "
+                f"{shape.feature_dim}: keep features of this model's encoder"
+            )
+        return kept.float()
 
     def state(self, clip: Clip) -> Float[Tensor, "b t s"]:
         """Return the states as the model means them."""
@@ -137,7 +156,7 @@ class ActionConditioned(Objective):
         self,
         features: Float[Tensor, "b t n d"],
         action: Float[Tensor, "b k a"],
-        state: Float[Tensor, "b t s"],
+        state: Float[Tensor, "b _ s"],
     ) -> Mapping[str, Float[Tensor, ""]]:
         """Return the same from features that ``ActionWorldModel.encode`` made before."""
         config = self.config
@@ -189,8 +208,13 @@ class ActionConditioned(Objective):
         return {"features": features[:, :-1], "action": action, "state": state[:, :-1]}
 
     def without_target(self, clip: Clip) -> Clip:
-        """Invert the last frame, the only one that is a target and no input."""
-        return invert_last(clip)
+        """Invert the last frame, the only one that is a target and no input, and its features."""
+        blind = invert_last(clip)
+        if "features" in clip:
+            kept = clip["features"].clone()
+            kept[:, -1] *= -1
+            blind["features"] = kept
+        return blind
 
 
 def distance(

@@ -68,13 +68,14 @@ def write_report(results: Mapping[str, Any], folder: Path) -> Path:
     Raises:
         DataError: the results are malformed, or a picture that they name is missing.
     """
-    page = _template().render(_context(check_results(results), Path(folder)))
+    page = template("page.html.j2").render(_context(check_results(results), Path(folder)))
     path = Path(folder) / REPORT
     write_atomic(path, page)
     return path
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a page's template, which escapes what it prints and refuses what is not there."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -83,7 +84,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 def _context(results: Results, folder: Path) -> dict[str, Any]:
@@ -157,13 +158,17 @@ def _album(model: Model, folder: Path) -> Album | None:
     for run in model["runs"]:
         paths = run.get("pictures", {})
         if paths:
-            pictures = [_picture(name, path, folder) for name, path in paths.items()]
+            pictures = [embed(name, path, folder) for name, path in paths.items()]
             return Album(model["name"], run["seed"], pictures)
     return None
 
 
-def _picture(name: str, path: str, folder: Path) -> Picture:
-    """Embed a PNG, which must lie inside the folder of the results."""
+def embed(name: str, path: str, folder: Path) -> Picture:
+    """Read a PNG into the page, which must lie inside the folder of the results.
+
+    Raises:
+        DataError: it lies outside, is missing, or is no PNG file.
+    """
     file = (folder / path).resolve()
     if not file.is_relative_to(folder.resolve()):
         raise DataError(f"picture {name!r} is {path}, outside {folder}; name a file inside it")

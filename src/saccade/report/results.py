@@ -239,6 +239,15 @@ def check_results(value: object) -> Results:
     return cast(Results, value)
 
 
+def check_record(value: object, kind: type) -> None:
+    """Prove a value to be a typed dictionary of this module's kind.
+
+    Raises:
+        DataError: a field is missing or of another kind.
+    """
+    _check(value, kind, "")
+
+
 def _check(value: Any, kind: Any, where: str) -> None:
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:  # X | None

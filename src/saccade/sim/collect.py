@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -33,7 +33,8 @@ from saccade.config import to_dict
 from saccade.data.lerobot.writer import LeRobotWriter
 from saccade.errors import BusyError, ConfigError, DataError, SaccadeError
 from saccade.processes import die_with_parent
-from saccade.sim.metaworld import AXES, MAX_STEPS, MetaWorld, find_tasks, instruction
+from saccade.sim import metaworld
+from saccade.sim.metaworld import AXES, MAX_STEPS, MetaWorld
 
 AFTER_SUCCESS = 5  # steps still taken once the task is solved, so that the end is seen
 ATTEMPTS = 3  # goals tried before an episode is given up
@@ -58,6 +59,7 @@ class CollectConfig:
         max_steps: control steps after which an episode has failed.
         supersample: how many times larger, per side, pictures are drawn before averaging.
         keep_failures: keep failed episodes, marked, instead of retrying with another goal.
+        policy: ``wander`` leads the hand to random places, ``max_steps`` long, for world models.
     """
 
     out: Path
@@ -73,6 +75,7 @@ class CollectConfig:
     max_steps: int = MAX_STEPS
     supersample: int = 2
     keep_failures: bool = False
+    policy: Literal["expert", "wander"] = "expert"
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,16 @@ def collect(config: CollectConfig, progress: Callable[[Progress], None] | None =
 
 
 def record(simulator: MetaWorld, config: CollectConfig, key: Sequence[int]) -> Episode:
-    """Let the expert try once; the trial depends on the task, ``config`` and ``key`` only."""
+    """Let the policy try once; the trial depends on the task, ``config`` and ``key`` only."""
     simulator.reset(key)
     rng = np.random.default_rng([*key, 1])
+    wander = config.policy == "wander"
+    policy = metaworld.Wanderer(simulator, rng) if wander else simulator.expert
     video: dict[str, list[np.ndarray]] = {camera: [] for camera in config.cameras}
     state, action = [], []
     solved = 0  # steps since success
     for step in range(config.max_steps):
-        command = simulator.expert()
+        command = policy()
         # The grip stays as it is: noise on it only makes the expert drop things.
         command[:3] += rng.normal(0, config.action_noise, 3)
         if recorded := step % config.stride == 0:
@@ -159,7 +164,7 @@ def record(simulator: MetaWorld, config: CollectConfig, key: Sequence[int]) -> E
         if recorded:
             action.append(executed)
         solved += solved > 0 or simulator.success
-        if solved > AFTER_SUCCESS:
+        if solved > AFTER_SUCCESS and not wander:
             break
     stacked = {camera: np.stack(images) for camera, images in video.items()}
     return Episode(stacked, np.stack(state), np.stack(action), solved > 0)
@@ -193,7 +198,7 @@ def _checked(config: CollectConfig) -> CollectConfig:
     if not config.tasks or not config.cameras:
         raise ConfigError("tasks and cameras must not be empty; for example reach and corner2")
     cameras = tuple(dict.fromkeys(config.cameras))
-    return replace(config, tasks=find_tasks(config.tasks), cameras=cameras)
+    return replace(config, tasks=metaworld.find_tasks(config.tasks), cameras=cameras)
 
 
 @contextmanager
@@ -381,13 +386,13 @@ def _store(config: CollectConfig, writer: LeRobotWriter, simulator: MetaWorld, s
     for attempt in range(ATTEMPTS):
         key = (config.seed, zlib.crc32(slot.task.encode()), slot.number, attempt)
         episode = record(simulator, config, key)
-        if episode.success or config.keep_failures:
+        if episode.success or config.keep_failures or config.policy == "wander":
             writer.write_episode(
                 _index(config, slot),
                 video=episode.video,
                 state=episode.state,
                 action=episode.action,
-                task=instruction(slot.task),
+                task=metaworld.instruction(slot.task),
                 success=episode.success,
             )
             return len(episode.state)

@@ -39,6 +39,8 @@ _BROKEN = (AttributeError, ImportError, RuntimeError, mujoco.FatalError)  # pyri
 _FLAGS = mujoco.mjtRndFlag  # pyright: ignore[reportAttributeAccessIssue]
 TASKS = tuple(sorted(_EXPERTS))
 AXES = ("x", "y", "z", "gripper")  # of state and action alike
+STEP = 0.01  # metres that an action of 1 moves the hand by, in one control step
+LEG = (20, 61)  # control steps, a quarter to three quarters of a second, towards one place
 MAX_STEPS = 500  # Meta-World refuses to go on after these
 _CORNER2 = (0.75, 0.075, 0.7)  # metres; nearer than the scene's own, the place LeRobot uses
 
@@ -107,6 +109,10 @@ class MetaWorld:
             action = np.asarray(self._expert.get_action(self._observation), np.float32)
         return np.append(action[:3], (1 - action[3:]) / 2)
 
+    def workspace(self) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+        """Return the corners of the box that the hand can be led through, in metres."""
+        return self._env.mocap_low.copy(), self._env.mocap_high.copy()
+
     def step(self, action: Float32[np.ndarray, "4"]) -> Float32[np.ndarray, "4"]:
         """Clip and execute an action; return it as executed. ``success`` tells of this moment."""
         executed = np.clip(action, (-1, -1, -1, 0), 1).astype(np.float32)
@@ -173,6 +179,32 @@ class MetaWorld:
         for flag in (_FLAGS.mjRND_SHADOW, _FLAGS.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
         return renderer
+
+
+class Wanderer:
+    """Leads the hand from one random place to the next, whatever the task.
+
+    An expert's action is a function of what it sees, so its demonstrations do not tell what any
+    other action would have done. These do: a world model can learn from them what actions do.
+
+    Args:
+        simulator: what is led.
+        rng: draws places in the workspace, speeds, and whether the gripper opens or closes.
+    """
+
+    def __init__(self, simulator: MetaWorld, rng: np.random.Generator) -> None:
+        self.simulator, self.rng, self.left = simulator, rng, 0
+
+    def __call__(self) -> Float32[np.ndarray, "4"]:
+        """Return the next action."""
+        if not self.left:
+            self.left = int(self.rng.integers(*LEG))
+            self.place = self.rng.uniform(*self.simulator.workspace())
+            self.speed, self.grip = self.rng.uniform(0.2, 1), self.rng.integers(2)
+        self.left -= 1
+        way = (self.place - self.simulator.observe()[:3]) / STEP
+        way *= self.speed / max(self.speed, np.abs(way).max())
+        return np.append(way, self.grip).astype(np.float32)
 
 
 def _shrink(image: UInt8[np.ndarray, "H W 3"], factor: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from einops import rearrange
@@ -58,10 +58,11 @@ def looking(module: nn.Module) -> Iterator[None]:
 
 
 def leak(objective: Objective, clip: Clip) -> list[Alarm]:
-    """Replace the target's pixels and see which input paths notice."""
+    """Replace the target's pixels, or kept features, and see which input paths notice."""
     blind = objective.without_target(clip)
-    if torch.equal(blind["video"], clip["video"]):
-        detail = "without_target changed no pixel, so a leak could not be seen"
+    what, name = ("feature", "features") if "features" in clip else ("pixel", "video")
+    if torch.equal(*(cast(dict[str, Any], each)[name] for each in (blind, clip))):
+        detail = f"without_target changed no {what}, so a leak could not be seen"
         return [Alarm("leak", "error", detail)]
     with looking(objective), torch.no_grad():
         torch.manual_seed(0)

@@ -20,11 +20,16 @@ class TrainConfig:
         accumulate: slices in which a device computes its share; saves memory, same result
         lr: peak learning rate
         min_lr: learning rate of the last step, as a share of the peak
+        start_lr: learning rate from which it rises, as a share of the peak
         warmup: share of the steps in which the rate rises
+        schedule: how the rate falls: by half a ``cosine`` from the end of the warm-up on; or
+            ``wsd`` (warm-up, stable, decay), flat and then linearly
+        cooldown: share of the steps in which the rate falls, in ``wsd``
+        optimizer: ``adamw8bit`` keeps the moments of large parameters in 8 bits, by bitsandbytes
         weight_decay: of the weights of layers; biases, norms and tokens are never decayed
         betas: of AdamW
         grad_clip: largest norm of the gradient
-        precision: bfloat16 is mixed precision; weights and optimizer stay float32
+        precision: bfloat16 is mixed precision; weights that learn stay float32
         workers: processes that read data
         log_every: steps between records of the training loss
         eval_every: steps between scores on the held-out clips
@@ -40,7 +45,11 @@ class TrainConfig:
     accumulate: int = 1
     lr: float = 3e-4
     min_lr: float = 0.01
+    start_lr: float = 0.0
     warmup: float = 0.05
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    cooldown: float = 0.05
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
@@ -74,9 +83,11 @@ class TrainConfig:
         wrong += [f"{name} must be above 0" for name in ("lr", "grad_clip") if value[name] <= 0]
         wrong += [
             f"{name} must lie in [0, 1]"
-            for name in ("warmup", "min_lr")
+            for name in ("warmup", "min_lr", "start_lr", "cooldown")
             if not 0 <= value[name] <= 1
         ]
+        if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
+            wrong.append("warmup and cooldown together must be at most 1")
         if self.seed < 0:
             wrong.append("seed must not be negative")
         if self.batch_size % world:

@@ -86,6 +86,19 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def device_of(device: str) -> torch.device:
+    """Return this rank's device; ``device`` is ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch sees no GPU; use --train.device cpu or auto")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 @contextmanager
 def join(device: str) -> Iterator[Ranks]:
     """Meet the other ranks; ``device`` is ``auto``, ``cpu`` or ``cuda``.
@@ -96,13 +109,10 @@ def join(device: str) -> Iterator[Ranks]:
         ConfigError: ``cuda`` was asked for and there is none.
     """
     rank, world = rank_and_world()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but torch sees no GPU; use --train.device cpu or auto")
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else None
-    if place is not None:
+    place = device_of(device)
+    cuda = place.type == "cuda"
+    if cuda:
         torch.cuda.set_device(place)
-    place = place or torch.device("cpu")
     if world == 1:
         yield Ranks(rank, world, place)
         return

@@ -124,7 +124,9 @@ def train(
             torch.cuda.reset_peak_memory_stats(ranks.device)
         run = _Run(
             objective=objective.to(ranks.device),
-            optimizer=adamw(objective, config.lr, config.weight_decay, config.betas),
+            optimizer=adamw(
+                objective, config.lr, config.weight_decay, config.betas, config.optimizer
+            ),
             config=config,
             held_out=held_out,
             ranks=ranks,
@@ -260,7 +262,16 @@ def _update(run: _Run, model: nn.Module, clip: Clip) -> _Result:
     if ranks.agree(not (math.isfinite(value) and math.isfinite(norm)))[0]:
         raise NumericError(_diagnosis(run, number, value, norm, clip))
     nn.utils.clip_grads_with_norm_(run.objective.parameters(), config.grad_clip, total)
-    rate = learning_rate(number, config.steps, config.lr, config.warmup, config.min_lr)
+    rate = learning_rate(
+        number,
+        config.steps,
+        config.lr,
+        config.warmup,
+        config.min_lr,
+        start_lr=config.start_lr,
+        schedule=config.schedule,
+        cooldown=config.cooldown,
+    )
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.step()
@@ -331,9 +342,13 @@ def _save(run: _Run) -> None:
 
 def _look(run: _Run, severity: alarms.Severity) -> tuple[list[Alarm], dict[str, float]]:
     """Look for what can be seen before any training, with the numbers behind it."""
-    clip = move(part(run.held_out[0], 0, ALARM_SAMPLES), run.ranks.device)
-    dead, numbers = alarms.dead_gradients(run.objective, clip, severity)
-    return alarms.leak(run.objective, clip) + dead, numbers
+    config, ranks = run.config, run.ranks
+    slice_of_a_step = max(1, config.batch_size // ranks.world // config.accumulate)
+    samples = min(ALARM_SAMPLES, slice_of_a_step)  # no more memory than a step takes
+    clip = move(part(run.held_out[0], 0, samples), ranks.device)
+    with autocast(config.precision, ranks.device):
+        dead, numbers = alarms.dead_gradients(run.objective, clip, severity)
+        return alarms.leak(run.objective, clip) + dead, numbers
 
 
 def _ring(run: _Run, found: list[Alarm], numbers: Mapping[str, float]) -> None:

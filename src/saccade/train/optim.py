@@ -1,32 +1,53 @@
 """AdamW with the right parameters decayed, and a learning rate that is a function of the step.
 
-With n the number of the update (1 is the first), W warm-up updates and N in all:
+With n the number of the update (1 is the first), W warm-up updates, C of the cool-down, N in all:
 
-    rate(n) = lr n / W                                                   n <= W
-    rate(n) = lr (m + (1 - m) (1 + cos(pi (n - W) / (N - W))) / 2)       n >  W
+    rate(n) = lr (s + (1 - s) n / W)                                     n <= W
+    rate(n) = lr (m + (1 - m) (1 + cos(pi (n - W) / (N - W))) / 2)       n >  W, cosine
+    rate(n) = lr (1 - (1 - m) max(0, n - (N - C)) / C)                   n >  W, wsd
 
 so the last update is made at ``m lr`` and no schedule has a state to save.
 AdamW: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101
+WSD, as V-JEPA 2-AC was trained: Hu et al., 2024, https://arxiv.org/abs/2404.06395
+8-bit moments in blocks: Dettmers et al., 2021, https://arxiv.org/abs/2110.02861
 """
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import CheckpointError
+from saccade.errors import CheckpointError, ConfigError
 
-SLOTS = ("exp_avg", "exp_avg_sq", "step")
+EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # numbers: smaller parameters keep 32 bits
 
 
-def learning_rate(update: int, updates: int, lr: float, warmup: float, min_lr: float) -> float:
-    """Return the rate of one update; ``warmup`` is a share of all updates, ``min_lr`` of ``lr``."""
+def learning_rate(
+    update: int,
+    updates: int,
+    lr: float,
+    warmup: float,
+    min_lr: float,
+    *,
+    start_lr: float = 0.0,
+    schedule: str = "cosine",
+    cooldown: float = 0.0,
+) -> float:
+    """Return the rate of one update.
+
+    ``warmup`` and ``cooldown`` are shares of all updates, ``start_lr`` and ``min_lr`` of ``lr``.
+    """
     rising = round(warmup * updates)
     if update <= rising:
-        return lr * update / rising
-    falling = (update - rising) / (updates - rising)
-    return lr * (min_lr + (1 - min_lr) * (1 + math.cos(math.pi * falling)) / 2)
+        return lr * (start_lr + (1 - start_lr) * update / rising)
+    if schedule == "cosine":
+        left = (1 + math.cos(math.pi * (update - rising) / (updates - rising))) / 2
+    else:
+        falling = min(round(cooldown * updates), updates - rising)
+        left = min(1.0, (updates - update) / falling) if falling else 1.0
+    return lr * (min_lr + (1 - min_lr) * left)
 
 
 def decayed(module: nn.Module) -> set[str]:
@@ -45,24 +66,35 @@ def decayed(module: nn.Module) -> set[str]:
 
 
 def adamw(
-    module: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float]
-) -> torch.optim.AdamW:
-    """Build the optimizer of every parameter that learns."""
+    module: nn.Module,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    kind: str = "adamw",
+) -> torch.optim.Optimizer:
+    """Build the optimizer of every parameter that learns.
+
+    Raises:
+        ConfigError: ``kind`` is ``adamw8bit`` and bitsandbytes is not installed.
+    """
     matrices = decayed(module)
     learned = {name: p for name, p in module.named_parameters() if p.requires_grad}
     groups = [
         {"params": [learned[n] for n in learned if n in matrices], "weight_decay": weight_decay},
         {"params": [learned[n] for n in learned if n not in matrices], "weight_decay": 0.0},
     ]
+    if kind == "adamw8bit":
+        return _bitsandbytes().optim.AdamW8bit(groups, lr=lr, betas=betas)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Name the optimizer's state ``PARAMETER.SLOT``; a parameter without gradient has none."""
     return {
-        f"{name}.{slot}": value
+        f"{name}.{slot}": torch.as_tensor(state[slot])
         for name, parameter in module.named_parameters()
-        for slot, value in optimizer.state.get(parameter, {}).items()
+        if (state := optimizer.state.get(parameter))
+        for slot in _slots(optimizer, parameter)
     }
 
 
@@ -77,9 +109,9 @@ def load_moments(
     learned = {name: p for name, p in module.named_parameters() if p.requires_grad}
     owners = {key.rpartition(".")[0] for key in saved}
     expected = {
-        f"{name}.{slot}": torch.Size() if slot == "step" else learned[name].shape
+        f"{name}.{slot}": shape
         for name in owners & learned.keys()
-        for slot in SLOTS
+        for slot, shape in _slots(optimizer, learned[name]).items()
     }
     found = {key: value.shape for key, value in saved.items()}
     wrong = sorted(
@@ -90,10 +122,70 @@ def load_moments(
             f"{source} does not fit the optimizer: {len(wrong)} of its slots are missing, left "
             f"over or of another shape ({', '.join(wrong[:8])})"
         )
-    position = {p: i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
     state = {
-        position[learned[name]]: {slot: saved[f"{name}.{slot}"].clone() for slot in SLOTS}
+        learned[name]: {slot: saved[f"{name}.{slot}"] for slot in _slots(optimizer, learned[name])}
         for name in owners
     }
+    if eight_bit(optimizer):
+        _fill(optimizer, state)
+        return
+    position = {p: i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
+    numbered = {
+        position[p]: {name: value.clone() for name, value in slots.items()}
+        for p, slots in state.items()
+    }
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+
+
+def eight_bit(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer is that of ``kind="adamw8bit"``."""
+    return type(optimizer).__module__.startswith("bitsandbytes.")
+
+
+def moment_bytes(count: int, kind: str = "adamw") -> int:
+    """Return the memory that the moments of a parameter of ``count`` numbers take."""
+    if kind == "adamw8bit" and count >= EIGHT_BIT_FROM:
+        return 2 * count + 2 * 4 * _blocks(count)
+    return 8 * count
+
+
+def _slots(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, torch.Size]:
+    """Return what an optimizer keeps for a parameter, without what is the same for all."""
+    one, same = torch.Size(), parameter.shape
+    if not eight_bit(optimizer):
+        return {"exp_avg": same, "exp_avg_sq": same, "step": one}
+    slots = {"state1": same, "state2": same, "step": one}
+    if parameter.numel() >= EIGHT_BIT_FROM:
+        scales = torch.Size([_blocks(parameter.numel())])
+        slots |= {"absmax1": scales, "absmax2": scales}
+    return slots
+
+
+def _blocks(count: int) -> int:
+    return -(-count // EIGHT_BIT_BLOCK)
+
+
+def _fill(optimizer: Any, state: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
+    """Let bitsandbytes lay out its state, then copy the saved one into it, bit for bit."""
+    for i, group in enumerate(optimizer.param_groups):
+        for j, parameter in enumerate(group["params"]):
+            if parameter in state:
+                optimizer.init_state(group, parameter, i, j)
+                own = optimizer.state[parameter]
+                for slot, value in state[parameter].items():
+                    if slot == "step":
+                        own[slot] = int(value)
+                    else:
+                        own[slot].copy_(value)
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes  # an extra: it takes seconds to import
+    except ImportError as error:
+        raise ConfigError(
+            "optimizer adamw8bit needs bitsandbytes: pip install 'saccade[finetune]', or train "
+            "with --train.optimizer adamw"
+        ) from error
+    return bitsandbytes

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from saccade.data.cache import build as cache_build
-from saccade.data.cache import reader as cache
+from saccade.data.cache import store
 from saccade.data.cache.reader import CachedEpisodes
 from saccade.data.episodes import Subset
 from saccade.data.lerobot.reader import LeRobotConfig
@@ -196,7 +196,7 @@ def test_space_is_checked_before(
     reader: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=40 * 3 * 32 * 32 - 1)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(SpaceError, match="frame cache needs"):
         CachedEpisodes(reader, tmp_path, 32)
     assert not list(tmp_path.iterdir())

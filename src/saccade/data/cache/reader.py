@@ -4,35 +4,30 @@
                                                              done.u64    one number per episode
 
 Training reads pairs at random, which costs a video decoder milliseconds and a memory map a copy.
-An episode's number in ``done.u64`` is its checksum and a bit that says that there is one. It is
-written after the episode's pixels have reached the disk, so a build that is killed goes on where
-it was; and it is compared with them when a process first touches the episode.
+A build that is killed goes on where it was, and an episode is compared with its checksum when a
+process first touches it: see ``store.py``.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from crc32c import crc32c
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from saccade.checkpoint import space_for, write_atomic
-from saccade.data.cache.build import DONE, MARK, Marker, Work, built
+from saccade.checkpoint import space_for
+from saccade.data.cache.build import Work, built
+from saccade.data.cache.store import Store, require_room
 from saccade.data.episodes import Episodes
 from saccade.data.files.faults import OnError, Skipped
 from saccade.data.framed import SquareEpisodes
 from saccade.data.transforms import Framing
-from saccade.errors import DataError, SpaceError
+from saccade.errors import DataError
 from saccade.progress import progress as shown
 
 VERSION = 2  # of what ``Framing`` computes and of the files; a new one makes new caches
@@ -81,11 +76,12 @@ class CachedEpisodes(SquareEpisodes):
         self.skipped = {}  # reasons, by names such as "episode 3, camera front"
         self._starts = [0, *accumulate(self.lengths)]
         self._broken: set[tuple[int, str]] = set()
-        self._maps: dict[str, _Map] = {}
+        row = (3, self.size, self.size)
+        self._stores = {
+            camera: Store(place / "frames.u8", row, "u1", self._starts)
+            for camera, place in self.folders.items()
+        }
         self._complete(folder, workers, on_error, most_skipped, progress)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}  # each process maps the files itself
 
     def pixels(
         self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]
@@ -95,11 +91,10 @@ class CachedEpisodes(SquareEpisodes):
         Raises:
             DataError: the file was changed after it was written.
         """
-        mapped = self._mapped(camera)
-        if not mapped.checked[episode]:
+        store = self._stores[camera]
+        if not store.checked(episode):
             self._check(episode, camera)
-            mapped.checked[episode] = True
-        return torch.from_numpy(mapped.frames[self._starts[episode] + frames])
+        return torch.from_numpy(store.read(self._starts[episode] + frames))
 
     def verify(self) -> None:
         """Compare every cached frame with its checksum.
@@ -120,49 +115,19 @@ class CachedEpisodes(SquareEpisodes):
     @property
     def size_on_disk(self) -> int:
         """How many bytes the frames take."""
-        paths = (folder / "frames.u8" for folder in self.folders.values())
-        return sum(path.stat().st_blocks * 512 for path in paths if path.exists())
+        return sum(store.size_on_disk for store in self._stores.values())
 
     def _digest(self, camera: str) -> str:
         key = json.dumps([self.episodes.fingerprint, camera, self.framing.tag, VERSION])
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
-    def _mapped(self, camera: str) -> "_Map":
-        if camera not in self._maps:
-            folder, shape = self.folders[camera], (-1, 3, self.size, self.size)
-            if self._starts[-1]:
-                frames = np.asarray(np.memmap(folder / "frames.u8", np.uint8, "r")).reshape(shape)
-            else:  # nothing cannot be mapped
-                frames = np.empty((0, *shape[1:]), np.uint8)
-            marks = np.fromfile(folder / "done.u64", MARK)
-            self._maps[camera] = _Map(frames, marks, np.zeros(len(marks), bool))
-        return self._maps[camera]
-
     def _check(self, episode: int, camera: str) -> None:
-        mapped = self._mapped(camera)
-        pixels = mapped.frames[self._starts[episode] : self._starts[episode + 1]]
-        if int(mapped.marks[episode]) != DONE | crc32c(pixels.data):
-            raise DataError(
-                f"frames of episode {episode} in {self.folders[camera] / 'frames.u8'} have not the "
-                "checksum with which they were written; delete that folder and run again"
-            )
+        self._stores[camera].check(episode, f"frames of episode {episode}")
 
     def _missing(self, camera: str) -> list[int]:
-        """List the episodes still to be decoded; all of them where a file has the wrong size."""
+        """List the episodes still to be decoded."""
         having = [i for i in range(len(self.lengths)) if camera in self.episodes.cameras_of(i)]
-        if not self._intact(camera):
-            return having
-        marks = np.fromfile(self.folders[camera] / "done.u64", MARK)
-        return [i for i in having if not marks[i]]
-
-    def _intact(self, camera: str) -> bool:
-        """Whether both files are there and of the right sizes."""
-        paths = [self.folders[camera] / name for name in ("frames.u8", "done.u64")]
-        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
-        return sizes == [self._bytes(self._starts[-1]), len(self.lengths) * MARK.itemsize]
-
-    def _bytes(self, frames: int) -> int:
-        return frames * 3 * self.size**2
+        return self._stores[camera].missing(having)
 
     def _complete(
         self,
@@ -177,12 +142,8 @@ class CachedEpisodes(SquareEpisodes):
             return
         left = sum(self.lengths[i] for members in missing.values() for i in members)
         folder.mkdir(parents=True, exist_ok=True)
-        need, free = self._bytes(left), shutil.disk_usage(folder).free
-        if need > free:
-            raise SpaceError(
-                f"the frame cache needs {need / 1e9:.2f} GB in {folder}, {free / 1e9:.2f} GB are "
-                "free; free some space, choose another folder or a smaller size"
-            )
+        need = left * 3 * self.size**2
+        require_room(folder, need, "the frame cache", "a smaller size")
         total = self._starts[-1] * len(self.cameras)
         done = total - left
         with _reporting(f"caching {self.size} px frames in {folder}", total, progress) as told:
@@ -200,16 +161,12 @@ class CachedEpisodes(SquareEpisodes):
 
     def _build(self, camera: str, workers: int, skipped: Skipped) -> Iterator[int]:
         """Decode the missing episodes of one camera, yielding each when it is written."""
-        folder = self.folders[camera]
-        frames, done = folder / "frames.u8", folder / "done.u64"
-        with _locked(folder):
+        store = self._stores[camera]
+        with store.locked():
             missing = self._missing(camera)  # another process may have built it while we waited
-            if not self._intact(camera):
-                write_atomic(done, bytes(len(self.lengths) * MARK.itemsize))
-                frames.write_bytes(b"")
-                os.truncate(frames, self._bytes(self._starts[-1]))
-            work = Work(self.episodes, camera, self.framing, frames, self._starts)
-            with Marker(frames, done) as marker:
+            store.prepare()
+            work = Work(self.episodes, camera, self.framing, store.path, self._starts)
+            with store.marker() as marker:
                 for episode, result in built(work, missing, workers):
                     if isinstance(result, DataError):
                         skipped.add(f"episode {episode}, camera {camera}", result)
@@ -217,21 +174,6 @@ class CachedEpisodes(SquareEpisodes):
                     else:
                         marker.mark(episode, result)
                     yield episode
-
-
-class _Map(NamedTuple):
-    frames: UInt8[np.ndarray, "n 3 _ _"]
-    marks: np.ndarray
-    checked: np.ndarray  # bool, per episode: compared with its checksum in this process
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, waiting for it; the system frees it when a process dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

