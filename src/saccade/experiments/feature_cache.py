@@ -23,7 +23,8 @@ from saccade.data.cache.features import VERSION, Encode, FeaturedEpisodes, Featu
 from saccade.errors import DataError
 from saccade.evals.features import digest_encoder
 from saccade.experiments.source import Parts, Report
-from saccade.models.world_model import SAME, ActionWorldModel, repeats
+from saccade.models.one_frame import SAME, repeats
+from saccade.models.world_model import ActionWorldModel
 from saccade.train.config import TrainConfig
 from saccade.train.distributed import device_of
 from saccade.train.evaluate import autocast

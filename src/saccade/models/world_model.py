@@ -26,13 +26,13 @@ from saccade import poses
 from saccade.checkpoint import load_model, read_record, save_model
 from saccade.config import Config, from_dict, to_dict
 from saccade.errors import CheckpointError, ConfigError
-from saccade.models.pretrained import PretrainedConfig, fingerprint
+from saccade.models.one_frame import check_fingerprint, fingerprint, grid_of, repeats
+from saccade.models.pretrained import PretrainedConfig
 from saccade.models.vjepa2.encoder import VJepa2
 from saccade.models.vjepa2.predictor import ActionPredictor, ActionPredictorConfig
 from saccade.types import Context, Crop, Encoder, WorldModel
 
 ENCODER = "encoder"
-SAME = 0.05  # root mean square; bfloat16 moves normalised features by 0.02, other weights by 1
 RATE = 0.1  # share by which the duration of a step may differ from that of training
 
 
@@ -42,7 +42,8 @@ class ActionWorldModelConfig(Config["ActionWorldModel"]):
 
     Args:
         encoder: any encoder; it is never trained here.
-        predictor: its grid and feature width are those of the encoder's tokens.
+        predictor: its grid and feature width are those of the encoder's tokens; where they are 0
+            they are taken from the encoder.
         step_seconds: time from a frame to the next, and so of one action.
         crop: how frames became squares, of ``data/transforms.py``: ``ac_crop``,
             ``shortest_edge_crop`` or ``fit``.
@@ -67,8 +68,26 @@ class ActionWorldModelConfig(Config["ActionWorldModel"]):
     states: Literal["composed", "held"] = "composed"
 
     def build(self) -> "ActionWorldModel":
-        """Build the encoder, and a predictor with fresh weights."""
-        return ActionWorldModel(self, self.encoder.build(), self.predictor.build())
+        """Build the encoder, and a predictor with fresh weights.
+
+        Raises:
+            ConfigError: fields contradict each other, or the tokens make no square to take.
+        """
+        encoder = self.encoder.build()
+        config = self.fitted(encoder)
+        return ActionWorldModel(config, encoder, config.predictor.build())
+
+    def fitted(self, encoder: Encoder) -> "ActionWorldModelConfig":
+        """Fill in a grid or feature width of 0.
+
+        Raises:
+            ConfigError: the encoder's tokens of a frame make no square.
+        """
+        shape = self.predictor
+        if shape.feature_dim and all(shape.grid):
+            return self
+        grid, width = grid_of(encoder, self.tokens == "pooled")
+        return replace(self, predictor=replace(shape, grid=grid, feature_dim=width))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,29 +369,6 @@ def vjepa2_ac(encoder: Config[Encoder], step_seconds: float = 0.25) -> ActionWor
     return ActionWorldModelConfig(
         encoder=encoder, predictor=ActionPredictorConfig(), step_seconds=step_seconds
     )
-
-
-def repeats(encoder: Encoder) -> int:
-    """Return how often one frame is shown to an encoder: one tubelet, or the clip it insists on."""
-    if isinstance(encoder, VJepa2):
-        return 1 if encoder.config.frames == "each" else encoder.config.tubelet
-    return encoder.preprocessing.num_frames
-
-
-def check_fingerprint(encoder: Encoder, expected: list[float], source: str) -> None:
-    """Refuse another encoder.
-
-    Raises:
-        CheckpointError: its features of the fixed image differ by more than rounding.
-    """
-    found = torch.tensor(fingerprint(encoder))
-    apart = float((found - torch.tensor(expected)).square().mean().sqrt())
-    if not apart <= SAME:
-        raise CheckpointError(
-            f"{source} was trained on the features of another {type(encoder).__name__}: those of "
-            f"a fixed image are {apart:.2f} apart, at most {SAME} is rounding; give the encoder "
-            "that it was trained with"
-        )
 
 
 def _check(config: ActionWorldModelConfig) -> None:
