@@ -2,6 +2,7 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from saccade.experiments import memory
 from saccade.experiments.training import Training, encoder_of, with_budget
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.models.vjepa2.encoder import vit_giant
+from saccade.models.world_model import ActionWorldModel
+from saccade.objectives.action_conditioned import ActionConditionedConfig
 from saccade.recipes import vjepa2_ac
 from saccade.train.optim import learning_rate
 from saccade.types import Encoder, Objective
@@ -22,6 +25,7 @@ EVERY = sorted(recipes())
 WORLDS = [name for name in EVERY if isinstance(load_recipe(name), WorldModelTraining)]
 NAMES = [name for name in EVERY if name not in WORLDS]  # that make an encoder
 FRESH = [name for name in WORLDS if name.endswith(":debug")]  # the others start from a file
+SMALL = {"world_model:tiny", "world_model:libero_tiny", "world_model:tiny_lora"}
 STAGES = {"lora_5k": 5_000, "lora_20k": 20_000, "lora": 100_000, "lora_100k": 100_000}
 METHODS = {"single_stream", "two_stream", "video_mae"}
 
@@ -130,7 +134,8 @@ def test_the_stages_of_adapters_differ_in_budget_alone() -> None:
     trainings = [load_recipe(f"vjepa2_ac:{name}") for name in STAGES]
     assert len({replace(t.train, samples=1) for t in trainings}) == 1
     assert len({t.objective for t in trainings}) == len({t.window for t in trainings}) == 1
-    assert {*WORLDS} == {*FRESH, *(f"vjepa2_ac:{name}" for name in (*STAGES, "full", "scratch"))}
+    published = {f"vjepa2_ac:{name}" for name in (*STAGES, "full", "scratch")}
+    assert {*WORLDS} == {*FRESH, *published, *SMALL}
     assert trainings[0].train.batch_size // trainings[0].train.accumulate == 2
 
 
@@ -169,3 +174,46 @@ def test_a_debug_recipe_trains(name: str, tmp_path: Path) -> None:
     trained = Encoder.from_pretrained(tmp_path / "encoder").state_dict()
     start = encoder_of(training.build()).state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in trained.items())
+
+
+def parts_of(name: str) -> tuple[WorldModelTraining, ActionConditionedConfig, Any]:
+    """Return a recipe of a world model, its objective, and the config of its model."""
+    training = load_recipe(name)
+    assert isinstance(training, WorldModelTraining)
+    assert isinstance(training.objective, ActionConditionedConfig)
+    return training, training.objective, training.objective.model
+
+
+def test_small_world_models_take_any_exported_encoder_and_are_adapted(tmp_path: Path) -> None:
+    pretraining = load_recipe("two_stream:debug")
+    encoder, config = next(iter(pretraining.build().exports().values()))
+    encoder.save_pretrained(tmp_path / "encoder", config)
+    source = load_recipe("world_model:debug").source
+    tiny, objective, model = parts_of("world_model:tiny")
+    model = replace(
+        model, encoder=replace(model.encoder, folder=tmp_path / "encoder"), step_seconds=0.1
+    )
+    window = replace(tiny.window, step_seconds=0.1)
+    tiny = replace(
+        tiny,
+        objective=replace(objective, model=model),
+        source=source,
+        window=window,
+        eval_samples=8,
+    )
+    with_budget(tiny, samples=32, seed=0).run(tmp_path / "world")
+    made = ActionWorldModel.from_pretrained(tmp_path / "world" / "world_model")
+    assert made.config.predictor.feature_dim == encoder.embed_dim
+    adapt, objective, model = parts_of("world_model:tiny_lora")
+    model = replace(model, folder=tmp_path / "world" / "world_model")
+    adapt = replace(
+        adapt,
+        objective=replace(objective, model=model),
+        source=source,
+        window=window,
+        eval_samples=8,
+    )
+    result = with_budget(adapt, samples=32, seed=0).run(tmp_path / "adapted")
+    assert result["exports"] == ["adapters"]
+    libero = parts_of("world_model:libero_tiny")[2]
+    assert libero.predictor.state_size == len(libero.state_names) == 7

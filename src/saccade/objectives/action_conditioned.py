@@ -36,8 +36,9 @@ class ActionConditionedConfig(Config["ActionConditioned"]):
 
     Args:
         model: the world model, fresh or trained before; its encoder is not trained.
-        actions: ``measured`` differences of poses; or ``recorded`` commands, which must be
-            increments: those between two frames are summed.
+        actions: ``measured`` differences of poses; ``recorded`` commands, which must be
+            increments: those between two frames are summed; or ``shuffled``, measured ones of
+            other samples: a control, which cannot learn what actions do.
         auto_steps: predictions of the rollout; the first is that of teacher forcing.
         rollout_states: ``measured`` ones, or the first one ``composed`` with the actions.
         truncate: stop the gradient where a prediction is fed back.
@@ -48,7 +49,7 @@ class ActionConditionedConfig(Config["ActionConditioned"]):
     """
 
     model: Config[ActionWorldModel]
-    actions: Literal["measured", "recorded"] = "measured"
+    actions: Literal["measured", "recorded", "shuffled"] = "measured"
     auto_steps: int = 2
     rollout_states: Literal["measured", "composed"] = "measured"
     truncate: bool = False
@@ -85,7 +86,7 @@ class ActionConditioned(Objective):
         super().__init__()
         self.config = config
         self.model = config.model.build()
-        if config.actions == "measured" or config.rollout_states == "composed":
+        if config.actions != "recorded" or config.rollout_states == "composed":
             missing = sorted(set(self.model.action_names) - set(self.model.state_names))
             if missing:
                 raise ConfigError(
@@ -143,10 +144,22 @@ class ActionConditioned(Objective):
         return self.model.sense(clip["state"], "state")
 
     def action(self, clip: Clip, state: Float[Tensor, "b t s"]) -> Float[Tensor, "b k a"]:
-        """Return one action for each frame but the last, measured or recorded."""
+        """Return one action for each frame but the last.
+
+        Raises:
+            ConfigError: recorded commands are not all there, or there is no other sample.
+        """
+        if self.config.actions == "recorded":
+            return self.model.sense(between_frames(clip), "action")
+        action = self.model.measured(state[:, :-1], state[:, 1:])
         if self.config.actions == "measured":
-            return self.model.measured(state[:, :-1], state[:, 1:])
-        return self.model.sense(between_frames(clip), "action")
+            return action
+        if len(action) == 1:
+            raise ConfigError(
+                "shuffled actions are those of other samples, and this batch has one; raise "
+                "batch_size or lower accumulate"
+            )
+        return action.roll(1, 0)
 
     def terms(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
         """Return teacher forcing and rollout."""
