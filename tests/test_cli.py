@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tyro
 
 from saccade import __version__, cli
+from saccade.commands.common import load_recipe
 from saccade.errors import DataError
 from tests.conftest import Outcome, held, wait_for_lines
 
@@ -54,24 +56,42 @@ def test_every_verb_teaches_with_an_example(saccade: Saccade, verb: str) -> None
     assert f"Example: saccade {verb}" in done.out
 
 
-@pytest.mark.parametrize(
-    "verb", [verb for verb in cli.VERBS if verb != "data"]
-)  # has verbs of its own
+MODES = {"plan": ("Offline", "Reach", "Calibrate"), "export": ("Lora", "Convert")}
+COMMANDS = [
+    (verb, name)
+    for verb in cli.VERBS
+    if verb != "data"  # has verbs of its own
+    for name in MODES.get(verb, ("Command",))
+]
+
+
+@pytest.mark.parametrize(("verb", "name"), COMMANDS)
 def test_every_example_can_be_typed(
-    saccade: Saccade, verb: str, lerobot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saccade: Saccade,
+    verb: str,
+    name: str,
+    lerobot: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     Path("data/metaworld").symlink_to(lerobot)
-    command = importlib.import_module(f"saccade.commands.{verb}").Command
-    found = re.search(r"Example: saccade (.*?)\n\n", f"{command.__doc__}\n\n", re.DOTALL)
-    assert found is not None
-    words = shlex.split(found[1])
-    assert words[0] == verb
-    if verb == "train":
-        assert saccade(*words, "--dry-run").code == 0
-    else:
-        tyro.cli(command, args=words[2 if verb == "collect" else 1 :])
+    command = getattr(importlib.import_module(f"saccade.commands.{verb}"), name)
+    found = re.findall(r"Example: saccade (.*?)\n\n", f"{command.__doc__}\n\n", re.DOTALL)
+    assert found
+    for words in map(shlex.split, found):
+        assert words.pop(0) == verb
+        if verb == "train":
+            assert saccade(verb, *words, "--dry-run").code == 0
+            continue
+        made = partial(command, training=load_recipe(words[0])) if verb == "sweep" else command
+        first = {"collect", "sweep", *MODES}  # takes a word before the options, or several
+        while verb in first and not words[0].startswith("-") and "/" not in words[0]:
+            if words[0].endswith(".pt"):
+                break
+            words.pop(0)
+        tyro.cli(made, args=words)
 
 
 def test_an_unknown_verb_lists_those_there_are(saccade: Saccade) -> None:

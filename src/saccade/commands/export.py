@@ -22,7 +22,9 @@ USAGE = """Weights to hand on, and weights from elsewhere.
 usage: saccade export VERB ...    saccade export VERB --help teaches, with an example
 
   lora       a run that trained adapters -> each stage of them alone, some megabytes, to share
-  convert    an official .pt file of V-JEPA 2 or V-JEPA 2-AC -> a model folder, once"""
+  convert    an official .pt file of V-JEPA 2 or V-JEPA 2-AC -> a model folder, once
+
+Example: saccade export lora runs/droid-lora --out shared/droid-lora --zip"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,8 +156,9 @@ class Calibrate(Shared, Moments):
     Motion is inferred by planning to the frame that followed; every second episode is held out.
 
     Example: saccade plan calibrate --model runs/ac/world_model --data data/metaworld
-    --camera corner3 --out runs/turn; then saccade plan offline ... --calibration
-    runs/turn/calibration.json
+    --camera corner3 --out runs/turn
+
+    Then give --calibration runs/turn/calibration.json to the other modes.
 
     Args:
         adapter: folder of adapters that are in use.

@@ -147,7 +147,8 @@ class PretrainedWorldModelConfig(Config["ActionWorldModel"]):
             raise CheckpointError(
                 f"there is no world model at {self.folder}; for the published V-JEPA 2-AC fetch "
                 "vjepa2-ac-vitg.pt (11.7 GB) from https://dl.fbaipublicfiles.com/vjepa2/ and run "
-                f"saccade export convert vjepa2-ac-vitg.pt --out {self.folder}"
+                f"saccade export convert vjepa2-ac-vitg.pt --out {self.folder} "
+                "--step-seconds 0.25"
             )
 
 

@@ -3,7 +3,7 @@
 They read ``models/vjepa2-ac-vitg``, made once from the published file (11.7 GB):
 
     curl -L -O https://dl.fbaipublicfiles.com/vjepa2/vjepa2-ac-vitg.pt
-    saccade export convert vjepa2-ac-vitg.pt --out models/vjepa2-ac-vitg
+    saccade export convert vjepa2-ac-vitg.pt --out models/vjepa2-ac-vitg --step-seconds 0.25
 
 and DROID as RLDS from ``data/``; another place is ``--objective.model.folder`` or ``--data``.
 Clips of 8 frames make 7 predictions each; ``--window.num-frames 16`` makes the paper's 15. Facts
