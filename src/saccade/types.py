@@ -195,8 +195,11 @@ class Objective(nn.Module):
         ((encoder, _),) = exports.values()
         return encoder.preprocessing
 
-    def save_exports(self, folder: Path, card: str = "") -> dict[str, Path]:
-        """Write what outlives training, each part into a folder of its name: the encoders."""
+    def save_exports(self, folder: Path, card: str = "", step: int = 0) -> dict[str, Path]:
+        """Write what outlives training after ``step`` updates, each part into a folder of its name.
+
+        Default: the encoders.
+        """
         exports = self.exports()
         for name, (encoder, config) in exports.items():
             encoder.save_pretrained(folder / name, config, card)

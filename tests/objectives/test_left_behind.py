@@ -48,8 +48,8 @@ def test_adapters_alone_are_trained_and_left_behind(tmp_path: Path) -> None:
     for _ in range(3):
         adapted(clip)[0].backward()
         optimizer.step()
-    saved = adapted.save_exports(tmp_path)
-    load_lora(saved["adapters"], plain.model.predictor)
+    saved = adapted.save_exports(tmp_path, step=3)
+    assert load_lora(saved["adapters"], plain.model.predictor)["step"] == 3
     assert torch.equal(plain.eval()(clip)[0], adapted(clip)[0])
     with pytest.raises(CheckpointError, match="trained on the network"):
         load_lora(saved["adapters"], TINY.build().model.predictor)

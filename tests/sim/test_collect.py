@@ -278,3 +278,20 @@ def test_a_worker_that_is_killed_before_it_begins_is_named(tmp_path: Path) -> No
     with pytest.raises(DataError, match="recorded push-v3 episode 0 ended with exit code -9"):
         worker.outcome()
     worker.stop()
+
+
+def test_a_wandering_hand_goes_everywhere_and_is_kept_to_the_end(reach: MetaWorld) -> None:
+    config = CollectConfig(
+        out=Path(), **{**SMALL, "max_steps": 400, "stride": 8, "policy": "wander"}
+    )
+    episode = record(reach, config, (0, 0, 0, 0))
+    assert len(episode.state) == 50  # success does not end it
+    low, high = reach.workspace()
+    assert (np.ptp(episode.state[:, :3], 0) > 0.3 * (high - low).clip(max=0.4)).all()
+    moved = np.diff(episode.state[:, :3], axis=0)
+    assert (abs(moved.mean(0)) < 0.5 * moved.std(0)).all()  # no direction is preferred
+    assert set(np.unique(episode.action[:, 3])) == {0.0, 1.0}
+    again = record(reach, config, (0, 0, 0, 0))
+    assert np.array_equal(again.state, episode.state)
+    expert = record(reach, replace(config, policy="expert"), (0, 0, 0, 0))
+    assert not np.array_equal(expert.state[:10], episode.state[:10])

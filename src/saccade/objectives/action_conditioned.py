@@ -102,11 +102,11 @@ class ActionConditioned(Objective):
         """Return what frames the frozen encoder reads."""
         return self.model.encoder.preprocessing
 
-    def save_exports(self, folder: Path, card: str = "") -> dict[str, Path]:
+    def save_exports(self, folder: Path, card: str = "", step: int = 0) -> dict[str, Path]:
         """Write the world model, or only its adapters, with the weights that they belong to."""
         if self.config.lora is not None:
             place = folder / "adapters"
-            save_lora(place, self.model.predictor, self.config.lora, {})
+            save_lora(place, self.model.predictor, self.config.lora, {"step": step})
             return {"adapters": place}
         self.model.save_pretrained(folder / "world_model", card)
         return {"world_model": folder / "world_model"}

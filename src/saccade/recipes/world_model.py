@@ -96,7 +96,7 @@ def small(axes: tuple[str, ...], episodes: Config[Episodes]) -> WorldModelTraini
         window=ClipWindow(num_frames=3, step_seconds=0.15),
         features="float32",
         train=TrainConfig(
-            samples=64_000,
+            samples=48_000,
             batch_size=32,
             lr=2e-3,
             warmup=0.1,
@@ -117,5 +117,5 @@ def tiny_lora() -> WorldModelTraining:
             exponent=2.0,
             lora=LoraConfig(),
         ),
-        train=replace(training.train, samples=16_000, lr=1e-3, eval_every=100, save_every=100),
+        train=replace(training.train, samples=24_000, lr=1e-3, eval_every=100, save_every=100),
     )

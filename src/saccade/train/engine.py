@@ -332,7 +332,7 @@ def _save(run: _Run) -> None:
     if run.log is not None:  # a checkpoint must not outlive the records before it
         run.log.sync()
     if run.best_step == run.step:
-        run.objective.save_exports(run.folder / "best", run.card)
+        run.objective.save_exports(run.folder / "best", run.card, run.step)
     best = [run.best_step, run.best_loss] if run.best_step else None
     state = {"step": run.step, "best": best, "identity": run.identity}
     weights = run.objective.state_dict()
@@ -374,7 +374,7 @@ def _finish(run: _Run) -> Summary:
             best_step=run.best_step,
             best_loss=run.best_loss,
             alarms=found,
-            exports=run.objective.save_exports(run.folder, run.card),
+            exports=run.objective.save_exports(run.folder, run.card, run.step),
             samples_per_second=run.meter.overall,
             peak_memory_mb=peak_memory_mb(run.ranks.device),
         )
