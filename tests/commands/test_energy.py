@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from saccade.models.vjepa2.encoder import VJepa2Config
+from saccade.models.vjepa2.predictor import ActionPredictorConfig
+from saccade.models.world_model import ActionWorldModelConfig
 from tests.conftest import Outcome
 from tests.fixtures.world_models import write_world_model
 
@@ -49,6 +52,30 @@ def test_the_table_and_the_page_show_base_and_adapters(
     rebuilt = saccade("report", out)
     assert (rebuilt.code, rebuilt.out) == (0, f"{out / 'report.html'}\n")
     assert (out / "report.html").read_bytes() == page
+
+
+def test_the_franka_pair_of_the_official_notebook(
+    saccade: Saccade, shared_data: Path, tmp_path: Path
+) -> None:
+    """The contract of V-JEPA 2-AC in small: the same axes, crop, gripper, rate and 125 actions."""
+    encoder = VJepa2Config(
+        image_size=32, num_frames=1, patch=8, dim=48, depth=1, heads=2, mlp=96, frames="each"
+    )
+    predictor = ActionPredictorConfig(grid=(4, 4), feature_dim=48, dim=48, depth=2, heads=2, mlp=96)
+    world = ActionWorldModelConfig(encoder=encoder, predictor=predictor, step_seconds=0.25)
+    world.build().save_pretrained(tmp_path / "model")
+    pair, out = shared_data / "vjepa2_ac" / "franka_example_traj.npz", tmp_path / "out"
+    done = saccade(*asked(tmp_path, pair, out), "--part", "all", "--episodes", 1, "--drawn", 1)
+    assert done.code == 0, done.err
+    assert "1 moments of 1 episodes" in done.out
+    results = json.loads((out / "results.json").read_text())
+    (drawn,) = results["models"][0]["drawn"]
+    landscape = drawn["main"]
+    assert len(landscape["energy"]) == 125
+    expected = [0.0924, 0.0310, 0.0843, -0.0172, -0.0100, 0.0, 0.0]
+    assert landscape["truth"] == pytest.approx(expected, abs=1e-4)
+    assert {alarm["name"] for alarm in results["alarms"]} >= {"narrow grid", "one episode"}
+    assert results["verdict"]["success"] is False
 
 
 def test_a_dry_run_does_nothing(
