@@ -12,21 +12,25 @@ Axis letters, the same in every annotation of the package:
 Units are SI: metres, radians, seconds, hertz. A gripper is 1 open, 0 closed.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from saccade.checkpoint import load_model, save_model
-from saccade.config import Config
+from saccade.config import Config, from_dict, to_dict
 from saccade.errors import CheckpointError, ConfigError
 
 WORKING = 16  # arrays of the size of a candidate's features that a network holds at its peak
 Crop = Literal["ac", "centre", "square"]  # how frames become squares: ``data/transforms.py``
+Orientation = Literal["upright", "raw", "rot180"]  # of frames: ``data/libero/reader.py``
 
 
 class Clip(TypedDict):
@@ -95,6 +99,100 @@ class Encoder(nn.Module):
                 f"{asdict(encoder.preprocessing)}; use the version of saccade that wrote it"
             )
         return encoder.eval()
+
+
+class Observation(TypedDict):
+    """What a policy sees: ``t`` recent moments, the last one now. A batch of clips holds one."""
+
+    video: UInt8[Tensor, "b t v 3 h w"]
+    state: Float[Tensor, "b t s"]
+    text: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What a policy was trained to see and to command; whoever runs it must do the same.
+
+    Made from the data by training, saved beside the weights, checked before a policy acts.
+
+    Args:
+        cameras: in the order of the policy's views.
+        frame_size: height and width of frames as recorded, before squares are cut out of them.
+        image_size: side of the squares that the policy is given.
+        crop: how squares are cut.
+        orientation: of the frames that the policy is given; a simulator's are upright.
+        state_names: what the state consists of, in SI units; grippers 1 open, 0 closed.
+        action_names: of the commands, one per step; grippers 1 open, 0 closed.
+        action_unit: ``normalised`` commands of the robot's controller, or ``metric`` ones.
+        fps: commands (and frames) per second.
+        history: moments that the policy is shown, now included.
+        stride: steps between them.
+        chunk: commands that it answers with.
+        origin: what else must agree and cannot be seen, such as the version of a simulator.
+    """
+
+    cameras: tuple[str, ...]
+    frame_size: tuple[int, int]
+    image_size: int
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    fps: float
+    crop: Crop = "square"
+    orientation: Orientation = "upright"
+    action_unit: Literal["normalised", "metric"] = "normalised"
+    history: int = 1
+    stride: int = 1
+    chunk: int = 10
+    origin: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """Return a short name of everything above: two contracts agree when it is the same."""
+        text = json.dumps(to_dict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Policy(nn.Module):
+    """Observations in, commands out, in the units of its contract.
+
+    ``contract`` is set by training, from the data, or by ``from_pretrained``.
+    """
+
+    contract: Contract
+
+    def losses(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
+        """Return the named parts of the loss of a batch, already weighted."""
+        raise NotImplementedError
+
+    def act(
+        self, observation: Observation, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b k a"]:
+        """Return the next commands; a policy that draws them at random uses the generator."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: Path, config: Config["Policy"], card: str = "") -> None:
+        """Write ``config.json`` with the contract, ``model.safetensors`` and a model card."""
+        record = {"contract": to_dict(self.contract), "digest": self.contract.digest()}
+        save_model(folder, self, config, record, card)
+
+    @staticmethod
+    def from_pretrained(folder: Path) -> "Policy":
+        """Load a policy that a run exported, in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder does not hold a policy, any weight does not fit, or the
+                contract is not the one that was saved.
+        """
+        policy, record = load_model(Path(folder))
+        if not isinstance(policy, Policy):
+            raise CheckpointError(f"{folder} holds a {type(policy).__name__}, not a policy")
+        try:
+            policy.contract = from_dict(record["contract"])
+            intact = policy.contract.digest() == record["digest"]
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder} has a damaged contract ({error})") from error
+        if not intact:
+            raise CheckpointError(f"{folder}: the contract in config.json was changed by hand")
+        return policy.eval()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,8 @@ from saccade.data.files.hdf5 import Column, Hdf5Files
 from saccade.data.files.index import index
 from saccade.data.libero.files import ALIASES, CAMERAS, VERSION, find_files, scan
 from saccade.errors import ConfigError, DataError
+from saccade.types import Orientation
 
-Orientation = Literal["upright", "raw", "rot180"]
 Alignment = Literal["auto", "after", "before"]
 State = Literal["eef", "joint", "eef_joint", "openvla"]
 Action = Literal["normalised", "metric"]
