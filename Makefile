@@ -103,4 +103,5 @@ endef
 
 .venv/.installed-dev: pyproject.toml constraints.txt .venv/.system
 	$(call pip_install,dev)
+	$(BIN)/saccade doctor --install libero >/dev/null
 	touch .venv/.installed $@ # dev includes sim

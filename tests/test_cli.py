@@ -56,7 +56,11 @@ def test_every_verb_teaches_with_an_example(saccade: Saccade, verb: str) -> None
     assert f"Example: saccade {verb}" in done.out
 
 
-MODES = {"plan": ("Offline", "Reach", "Calibrate"), "export": ("Lora", "Convert")}
+MODES = {
+    "plan": ("Offline", "Reach", "Calibrate"),
+    "export": ("Lora", "Convert"),
+    "evaluate": ("Rollouts", "Offline", "Compare", "Power"),
+}
 COMMANDS = [
     (verb, name)
     for verb in cli.VERBS

@@ -6,6 +6,8 @@ import pytest
 
 from saccade import doctor
 from saccade.doctor import Check, examine
+from saccade.errors import ConfigError
+from tests.sim.libero.conftest import ARCHIVE, unpacked
 
 
 def found(checks: list[Check]) -> dict[str, Check]:
@@ -14,8 +16,14 @@ def found(checks: list[Check]) -> dict[str, Check]:
 
 def test_a_good_machine_passes_every_required_check(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
+    if ARCHIVE.exists():
+        monkeypatch.setenv("SACCADE_LIBERO_ASSETS", str(unpacked()))
     checks = found(examine())
     assert [check for check in checks.values() if check.required and not check.ok] == []
+    assert checks["libero"].ok == ARCHIVE.exists()
+    if checks["libero"].ok:
+        assert "robosuite 1.4.0" in checks["libero"].detail
+        assert "are substitutes" in checks["libero"].detail
     assert checks["torch"].detail.startswith("2.")
     assert checks["video"].detail == "H.264 round trip"
     assert "MUJOCO_GL=" in checks["rendering"].detail
@@ -48,6 +56,44 @@ def test_a_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     check = doctor._try("torch", doctor.import_torch, "reinstall")
     assert check == Check("torch", False, "crashed with signal 11", "reinstall")
+
+
+def test_libero_may_be_missing_but_not_broken(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SACCADE_LIBERO_ASSETS", str(tmp_path))
+    check = doctor._check_libero()
+    assert (check.ok, check.required) == (False, True)
+    assert check.detail.startswith(f"{tmp_path} holds no LIBERO assets")
+    assert check.mend == "set SACCADE_LIBERO_ASSETS to their folder or archive"
+    monkeypatch.delenv("SACCADE_LIBERO_ASSETS")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check = doctor._check_libero()
+    assert (check.ok, check.required) == (False, False)
+    assert "the first use fetches them" in check.detail
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    check = doctor._check_libero()
+    assert (check.ok, check.required) == (False, False)
+    assert check.mend == "saccade doctor --install libero"
+
+
+def test_libero_is_installed_without_what_it_asks_for(saccade, tmp_path: Path, monkeypatch) -> None:
+    """The interpreter is one that writes down what it is asked."""
+    python, asked = tmp_path / "python", tmp_path / "asked"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    python.chmod(0o755)
+    lines = ["av>=15", "numba>=0.61 ; extra == 'libero'", "absent>=1.5; extra == 'libero'"]
+    monkeypatch.setattr(doctor, "requires", lambda name: lines)
+    monkeypatch.setattr("saccade.commands.doctor.examine", list)
+    monkeypatch.setattr(doctor.sys, "executable", str(python))
+    outcome = saccade("doctor", "--install", "libero")
+    assert outcome.code == 0
+    assert "installed absent>=1.5, hf-libero==0.1.4" in outcome.out
+    assert asked.read_text().splitlines() == [
+        "-m pip install --quiet absent>=1.5",
+        "-m pip install --quiet --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1",
+    ]
+    python.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+    with pytest.raises(ConfigError, match=r"could not install absent>=1.5 \(no network\); run: "):
+        doctor.install_libero()
 
 
 def test_a_full_disk_fails(monkeypatch: pytest.MonkeyPatch) -> None:

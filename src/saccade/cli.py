@@ -19,11 +19,13 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
   doctor     is this machine ready? what is missing, and how to mend it
   collect    demonstrations of scripted experts in simulation -> a LeRobot v3 data set
   data       formats, inspect, verify, stats, convert, split, cache: what to do before training
-  train      RECIPE -> a run folder with an exported encoder
+  train      RECIPE -> a run folder with an exported encoder, world model or policy
   probe      exported encoders -> what they know about motion, beside the floors
   compare    RECIPE ... -> equal budgets, probes, floors, intervals, one report
   sweep      one recipe over a list of settings -> one table
   energy     landscapes of a world model and its adapters: is the minimum at the true action?
+  evaluate   success rates of policies in LIBERO or Meta-World, with intervals and floors
+  serve      a policy over a websocket, in openpi's protocol
   plan       search actions with a world model: offline error, closed loop, calibration
   export     lora RUN -> adapters alone, to share; convert official weights
   report     rebuild report.html from results.json
@@ -37,7 +39,7 @@ Exit codes: 0 done, 2 usage or settings, 3 data, 4 checkpoint, 5 no space, 6 not
 
 VERBS = (
     *("doctor", "collect", "data", "train", "probe", "compare", "sweep"),
-    *("energy", "plan", "export", "report", "demo"),
+    *("evaluate", "serve", "energy", "plan", "export", "report", "demo"),
 )
 OUT_OF_MEMORY, INTERRUPTED = 7, 130
 ELSEWHERE, SPACE = (2, "give a place that may be written"), (5, "free some space and run again")

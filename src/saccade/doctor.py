@@ -7,6 +7,7 @@ is a finding and not the end of the examination.
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,12 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from saccade.errors import ConfigError, SaccadeError
+
 ROOM = 2.0  # GB that a small collection and its training need
 PATIENCE = 180  # seconds for one trial on a busy machine
+LIBERO = ("hf-libero==0.1.4", "robosuite==1.4.0", "bddl==1.0.1")  # ask for what is not needed
+EXTRAS = ("sim", "libero", "serve", "finetune", "log", "remote")
 GL_LIBRARIES = "apt-get install -y libosmesa6 libegl1 libgl1 libgl1-mesa-dri; unset MUJOCO_GL"
 
 
@@ -44,8 +49,39 @@ def examine() -> list[Check]:
         ("rendering", render, GL_LIBRARIES),
     )
     with ThreadPoolExecutor() as pool:
+        libero = pool.submit(_check_libero)
         tried = list(pool.map(lambda trial: _try(*trial), trials))
-    return [_check_python(), _check_packages(), *tried, _check_room(), _check_cache(), *_extras()]
+    packages = (_check_python(), _check_packages())
+    return [*packages, *tried, libero.result(), _check_room(), _check_cache(), *_extras()]
+
+
+def install_libero() -> list[str]:
+    """Install what LIBERO needs, and LIBERO; return the names of what was installed.
+
+    LIBERO's packages ask for others that replace torch and that it does not need, which no extra
+    can leave out.
+
+    Raises:
+        ConfigError: pip cannot do it.
+    """
+    _, wrong = _installed("libero")
+    absent = [name.split()[0] for name in wrong]
+    needed = [line for line in _required("libero") if _name(line) in absent]
+    if needed:
+        _pip(needed)
+    _pip(["--no-deps", *LIBERO])
+    return [*needed, *LIBERO]
+
+
+def _pip(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise ConfigError(
+            f"pip could not install {' '.join(arguments)} ({lines[-1].strip():.200}); run: "
+            f"{shlex.join(command)}"
+        )
 
 
 def import_torch() -> str:
@@ -92,6 +128,35 @@ def render() -> str:
     return f"one frame with MUJOCO_GL={os.environ['MUJOCO_GL']}"
 
 
+def draw_libero() -> str:
+    """Draw one frame of LIBERO; a blank one is an error."""
+    from saccade.sim.libero.suite import LiberoSuite
+
+    suite = LiberoSuite("libero_object")
+    with suite.open(suite.tasks[0]) as scene:
+        scene.render("agentview", 64, 64)
+    parts = [f"{name} {number}" for name, number in suite.versions().items()]
+    return ", ".join([*parts, suite.remark] if suite.remark else parts)
+
+
+def _check_libero() -> Check:
+    """Try LIBERO where it is installed and has its assets, which may be fetched at first use."""
+    from saccade.sim.libero.assets import VARIABLE, local_assets
+
+    if not all(find_spec(name) for name in ("mujoco", "libero", "robosuite", "bddl")):
+        mend = "saccade doctor --install libero"
+        return Check("libero", False, "not installed", mend, required=False)
+    try:
+        assets = local_assets()
+    except SaccadeError as error:
+        return Check("libero", False, str(error), f"set {VARIABLE} to their folder or archive")
+    if assets is None:
+        detail = "installed; its assets are not on this machine, the first use fetches them"
+        mend = f"set {VARIABLE} to their folder or archive where there is no network"
+        return Check("libero", False, detail, mend, required=False)
+    return _try("libero", draw_libero, GL_LIBRARIES)
+
+
 def _try(name: str, trial: Callable[[], str], mend: str) -> Check:
     """Run a function of this module in its own process."""
     if trial is render and not (find_spec("mujoco") and find_spec("metaworld")):
@@ -123,7 +188,7 @@ def _check_packages() -> Check:
 
 def _extras() -> list[Check]:
     checks = []
-    for extra in ("sim", "finetune", "log", "remote"):
+    for extra in EXTRAS:
         found, wrong = _installed(extra)
         mend = f"pip install 'saccade[{extra}]'"
         detail = ", ".join(wrong or found)
@@ -134,11 +199,8 @@ def _extras() -> list[Check]:
 def _installed(extra: str | None) -> tuple[list[str], list[str]]:
     """Return the packages of an extra (``None``: of the core) in words: the good and the wrong."""
     found, wrong = [], []
-    for line in requires("saccade") or []:
-        marker = re.search(r"extra == ['\"](.+?)['\"]", line)
-        if (marker[1] if marker else None) != extra:
-            continue
-        name = re.split(r"[\s<>=!~;\[]", line, maxsplit=1)[0]
+    for line in _required(extra):
+        name = _name(line)
         minimum = re.search(r">=\s*([\d.]+)", line)
         try:
             have = version(name)
@@ -150,6 +212,20 @@ def _installed(extra: str | None) -> tuple[list[str], list[str]]:
         else:
             found.append(f"{name} {have}")
     return found, wrong
+
+
+def _required(extra: str | None) -> list[str]:
+    """Return what an extra (``None``: the core) asks pip for."""
+    lines = []
+    for line in requires("saccade") or []:
+        marker = re.search(r"extra == ['\"](.+?)['\"]", line)
+        if (marker[1] if marker else None) == extra:
+            lines.append(line.split(";")[0].strip())
+    return lines
+
+
+def _name(line: str) -> str:
+    return re.split(r"[\s<>=!~;\[]", line, maxsplit=1)[0]
 
 
 def _number(text: str) -> tuple[int, ...]:

@@ -169,6 +169,10 @@ class Policy(nn.Module):
         """Return the next commands; a policy that draws them at random uses the generator."""
         raise NotImplementedError
 
+    def appearance(self) -> Mapping[str, Float[Tensor, "3 i j"]]:
+        """Return what each camera saw in training, on average and in small. Default: not known."""
+        return {}
+
     def save_pretrained(self, folder: Path, config: Config["Policy"], card: str = "") -> None:
         """Write ``config.json`` with the contract, ``model.safetensors`` and a model card."""
         record = {"contract": to_dict(self.contract), "digest": self.contract.digest()}

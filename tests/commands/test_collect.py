@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from saccade.commands.collect import Line, tell
-from saccade.sim.collect import Progress, Summary
+from saccade.sim.crew import Progress, Summary
 from tests.conftest import Outcome
 
 Saccade = Callable[..., Outcome]
@@ -42,11 +42,60 @@ def test_the_folders_of_others_are_not_deleted(saccade: Saccade, lerobot: Path) 
     assert (lerobot / "meta" / "info.json").exists()
 
 
-@pytest.mark.parametrize("args", [(), ("libero",), ("--out", "x")])
+@pytest.mark.parametrize("args", [(), ("robocasa",), ("--out", "x"), ("--help",)])
 def test_the_simulator_is_named(saccade: Saccade, args: tuple[str, ...]) -> None:
     done = saccade("collect", *args)
-    assert done.code == 2
+    assert done.code == (0 if "--help" in args else 2)
     assert "saccade collect metaworld" in done.out
+    assert "saccade collect libero" in done.out
+
+
+@pytest.mark.parametrize("simulator", ["metaworld", "libero"])
+def test_help_teaches_with_an_example(saccade: Saccade, simulator: str) -> None:
+    done = saccade("collect", simulator, "--help")
+    assert done.code == 0
+    assert f"Example: saccade collect {simulator} --" in " ".join(done.out.replace("│", "").split())
+    assert "--action-noise" in done.out
+
+
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that looks like LIBERO's assets, for what opens no scene."""
+    for name in ("articulated_objects", "scenes", "stable_hope_objects", "textures"):
+        (tmp_path / "assets" / name).mkdir(parents=True)
+    monkeypatch.setenv("SACCADE_LIBERO_ASSETS", str(tmp_path / "assets"))
+
+
+@pytest.mark.usefixtures("assets")
+def test_a_dry_run_of_libero_says_what_and_where(saccade: Saccade, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    words = ("--tasks", 4, "--episodes", 3, "--initial-states", "20:30", "--out", out)
+    done = saccade("collect", "libero", *words, "--dry-run")
+    assert (done.code, done.out) == (
+        0,
+        "would collect 3 episodes of each of 1 tasks of libero_object, initial states 20:30, into "
+        f"{out}/libero_object: pick_up_the_ketchup_and_place_it_in_the_basket\n",
+    )
+    assert not out.exists()
+    wrong = saccade("collect", "libero", *words, "--size", 15)
+    assert (wrong.code, wrong.err) == (
+        2,
+        "error[2]: size is 15; it must lie in 16 to 1024\n",
+    )
+
+
+@pytest.mark.usefixtures("assets")
+def test_data_of_others_in_the_suites_folder_are_not_deleted(
+    saccade: Saccade, tmp_path: Path
+) -> None:
+    official = tmp_path / "libero_object" / "pick_up_the_ketchup_demo.hdf5"
+    official.parent.mkdir()
+    official.write_bytes(b"theirs")
+    for more in ((), ("--overwrite",)):
+        done = saccade("collect", "libero", "--out", tmp_path, "--episodes", 1, *more)
+        assert done.code == 2
+        assert "libero_object" in done.err
+    assert official.read_bytes() == b"theirs"
 
 
 def test_episodes_that_were_given_up_are_told(capsys: pytest.CaptureFixture[str]) -> None:

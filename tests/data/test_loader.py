@@ -6,8 +6,9 @@ import torch
 
 from saccade.data.loader import Loader, fixed_batches
 from saccade.data.synthetic import SyntheticConfig
+from saccade.data.synthetic_reach import ReachConfig
 from saccade.data.transforms import Augment
-from saccade.data.windows import PairWindow
+from saccade.data.windows import ChunkWindow, PairWindow
 from saccade.errors import ConfigError
 from saccade.types import Clip
 
@@ -63,3 +64,38 @@ def test_the_fixed_list_is_fixed() -> None:
     again = fixed_batches(DATA, PairWindow(), "front", samples=10, batch_size=4, seed=1)
     assert [len(clip["gap"]) for clip in first] == [4, 4, 2]
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_cameras_come_in_the_order_asked_for_and_vary_together() -> None:
+    data = ReachConfig(episodes=4, length=6, image_size=16).build()
+    window = ChunkWindow(chunk=2, every=1)
+    batches = {
+        names: next(Loader(data, window, names, 24, augment=Augment(margin=4)).batches(0))
+        for names in ("agentview", ("agentview", "wrist"), ("wrist", "agentview"))
+    }
+    both = batches["agentview", "wrist"]["video"]
+    assert both.shape == (24, 1, 2, 3, 12, 12)
+    assert torch.equal(both.flip(2), batches["wrist", "agentview"]["video"])
+    assert torch.equal(both[:, :, :1], batches["agentview"]["video"])
+    plain = next(Loader(data, window, ("agentview", "wrist"), 24).batches(0))["video"]
+    shifts = set()
+    for one, whole in zip(both, plain, strict=True):
+        found = [
+            (y, x)
+            for y in range(5)
+            for x in range(5)
+            if torch.equal(one, whole[..., y : y + 12, x : x + 12])
+        ]
+        assert len(found) == 1, "one crop for both cameras"
+        shifts |= set(found)
+    assert len(shifts) > 5
+
+
+def test_pictures_of_two_cameras_are_not_mirrored() -> None:
+    data = ReachConfig(episodes=2, length=6).build()
+    with pytest.raises(ConfigError, match=r"flip is 0\.5.*'agentview', 'wrist'"):
+        next(
+            Loader(
+                data, PairWindow(max_gap=2), ("agentview", "wrist"), 2, augment=Augment(flip=0.5)
+            ).batches(0)
+        )

@@ -240,3 +240,51 @@ def test_stack_adds_an_axis() -> None:
     assert batch["video"].shape == (3, 2, 1, 3, 32, 32)
     assert batch["gap"].tolist() == [1, 2, 3]
     assert batch["text"] == [DATA.tasks[0]] * 3
+
+
+def library(*lengths: int) -> Synthetic:
+    data = Synthetic(SyntheticConfig(episodes=len(lengths), length=max(lengths)))
+    data.lengths = list(lengths)
+    return data
+
+
+def test_every_start_of_a_whole_chunk_comes_once() -> None:
+    """LIBERO-Object's 500 demonstrations of 74,507 steps give 74,507 - 500 * 9 = 70,007."""
+    lengths = (20, 9, 10, 31, 0)
+    data, window = library(*lengths), ChunkWindow(chunk=10, every=1, tail="drop")
+    plan = window.plan(data, 0, 0)
+    expected = [(e, t) for e, n in enumerate(lengths) for t in range(n - 9)]
+    assert sorted(map(tuple, plan[:, :2].tolist())) == expected
+    assert len(plan) == sum(n - 9 for n in lengths if n > 9)
+    assert not any(window.read(data, row)["is_pad"].any() for row in plan)
+    padded = replace(window, tail="pad")
+    assert len(padded.plan(data, 0, 0)) == sum(lengths)
+    marked = sum(int(padded.read(data, row)["is_pad"].sum()) for row in padded.plan(data, 0, 0))
+    assert marked == sum(max(0, t + 10 - n) for n in lengths for t in range(n))
+    with pytest.raises(DataError, match=r"shortest window \(10 steps\)"):
+        window.plan(library(9, 8), 0, 0)
+
+
+def test_dropped_tails_are_not_drawn_either_nor_by_time() -> None:
+    window = ChunkWindow(chunk=5, tail="drop", per_episode=200)
+    assert set(window.plan(library(8), 0, 0)[:, 1]) == {0, 1, 2, 3}
+    window = ChunkWindow(chunk=3, tail="drop", step_seconds=0.2, every=1)  # two frames each
+    assert sorted(window.plan(library(8), 0, 0)[:, 1]) == [0, 1, 2, 3]
+
+
+def test_transitions_are_listed_too() -> None:
+    plan = TransitionWindow(gap=2, every=1).plan(library(5, 2, 3), 0, 0)
+    assert sorted(map(tuple, plan[:, :2].tolist())) == [(0, 0), (0, 1), (0, 2), (2, 0)]
+
+
+def test_each_moment_of_a_history_can_have_its_commands() -> None:
+    window = ChunkWindow(history=3, stride=2, chunk=4, past_actions=True)
+    clip = window.read(DATA, row(start=9, gap=0, episode=1))
+    assert clip["action"].numpy().tolist() == DATA.action[1, 5:13].tolist()
+    for moment, frame in enumerate((5, 7, 9)):
+        assert clip["state"][moment].tolist() == DATA.state[1, frame].tolist()
+        own = clip["action"][2 * moment : 2 * moment + 4]
+        assert own.tolist() == DATA.action[1, frame : frame + 4].tolist()
+    early = window.read(DATA, row(start=1, gap=0))
+    assert early["is_pad"].tolist() == [True] * 3 + [False] * 5
+    assert len(ChunkWindow(history=3, chunk=4).action_steps(0)) == 4

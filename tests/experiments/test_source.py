@@ -9,8 +9,9 @@ import torch
 
 from saccade.data.files.index import cache_folder
 from saccade.data.synthetic import Synthetic, SyntheticConfig
+from saccade.data.synthetic_reach import Reach, ReachConfig
 from saccade.errors import ConfigError, DataError
-from saccade.experiments.source import Parts, SourceConfig
+from saccade.experiments.source import Parts, SourceConfig, recorded_size
 
 WORLD = SyntheticConfig(episodes=15, length=4, tasks=3)
 FIRST, LAST = "follow command 0", "follow command 2"
@@ -147,3 +148,67 @@ def test_a_broken_episode_ends_it_or_is_left_out_and_named() -> None:
     assert "skipped episode 4, camera front: film torn" in told
     assert "8 of 9 episodes have frames of 'front'" in told
     assert sum(len(part.lengths) for part in parts.named().values()) == 8
+
+
+def test_shares_are_kept_and_a_policy_needs_no_test_part() -> None:
+    world = ReachConfig(episodes=20, length=3)
+    parts = SourceConfig(episodes=world, shares=(0.9, 0.1, 0.0)).open(16)
+    assert [len(members(parts)[name]) for name in ("train", "select", "test")] == [18, 2, 0]
+    assert not set(parts.train.keep) & set(parts.select.keep)
+    assert set(parts.select.tasks) == set(world.build().tasks)
+    assert parts.named().keys() == {"train", "select"}
+    assert parts.test.lengths == []
+    for shares in ((1.0, 0.0, 0.0), (0.5, 0.5, -0.1), (0.0, 0.5, 0.5)):
+        with pytest.raises(ConfigError, match="train and select need more than 0"):
+            SourceConfig(episodes=world, shares=shares).open(16)
+
+
+@pytest.mark.parametrize("decode", ["once", "always"])
+def test_several_cameras_keep_their_order(decode: Any, tmp_path: Path) -> None:
+    world = ReachConfig(episodes=5, length=3)
+    asked = ("wrist", "agentview")
+    parts = SourceConfig(episodes=world, cameras=asked, decode=decode, cache=str(tmp_path)).open(32)
+    assert (parts.cameras, parts.camera) == (asked, "wrist")
+    where = parts.train.keep[1]
+    seen = parts.train.read(1, np.array([2, 0]), parts.cameras)["video"]
+    assert torch.equal(seen, world.build().read(where, np.array([2, 0]), asked)["video"])
+    assert recorded_size(parts.train, asked) == (32, 32)
+
+
+def test_cameras_must_be_there_and_be_named_once() -> None:
+    world = ReachConfig(episodes=5, length=3)
+    for cameras, told in ((("wrist", "top"), "no camera 'top'"), (("wrist",) * 2, "'wrist' twice")):
+        with pytest.raises(ConfigError, match=told):
+            SourceConfig(episodes=world, cameras=cameras).open(16)
+    with pytest.raises(ConfigError, match="give one of them"):
+        SourceConfig(episodes=world, camera="wrist", cameras=("wrist",)).open(16)
+
+
+class Uneven(Reach):
+    """A toy world in which an episode lacks a camera, whose frames are flat besides."""
+
+    def cameras_of(self, episode: int) -> tuple[str, ...]:
+        return self.cameras[:1] if episode == 0 else self.cameras
+
+    def pixels(self, episode: int, camera: str, frames: np.ndarray) -> torch.Tensor:
+        seen = super().pixels(episode, camera, frames)
+        return seen[:, :, 4:20] if camera == "wrist" else seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnevenConfig(ReachConfig):
+    def build(self) -> Uneven:
+        return Uneven(self)
+
+
+def test_episodes_that_lack_one_of_the_cameras_are_left_out() -> None:
+    told: list[str] = []
+    source = SourceConfig(
+        episodes=UnevenConfig(episodes=9, length=3), cameras=("agentview", "wrist")
+    )
+    parts = source.open(16, told.append)
+    assert told[0] == "8 of 9 episodes have frames of 'agentview' and 'wrist'"
+    assert len(parts.whole.lengths) == 8
+    assert recorded_size(parts.select, ("wrist",)) == (16, 32)
+    with pytest.raises(ConfigError, match=r"agentview 32 x 32, wrist 16 x 32"):
+        recorded_size(parts.select, parts.cameras)

@@ -18,7 +18,9 @@ from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.lerobot.writer import LeRobotWriter
 from saccade.errors import BusyError, ConfigError, DataError
 from saccade.sim import collect as module
-from saccade.sim.collect import CollectConfig, Episode, Progress, Slot, collect, record
+from saccade.sim import crew
+from saccade.sim.collect import CollectConfig, Episode, Recorder, collect, record
+from saccade.sim.crew import Job, Progress, Slot
 from saccade.sim.metaworld import MetaWorld
 
 SMALL: dict[str, Any] = {
@@ -189,7 +191,9 @@ def test_failures_are_retried_with_other_goals_or_kept(
     reach: MetaWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(CollectConfig(out=tmp_path, **SMALL), tasks=("reach-v3",), keep_failures=False)
-    writer, slot, keys = module._open_writer(config), Slot("reach-v3", 1), []
+    writer, slot, keys = module._open_writer(config), Slot("reach-v3", 1, 1), []
+    recorder = Recorder(config, writer)
+    recorder.simulator = reach
 
     def fail_until(attempts: int) -> None:
         def trial(simulator: MetaWorld, config: CollectConfig, key: tuple[int, ...]) -> Episode:
@@ -202,15 +206,15 @@ def test_failures_are_retried_with_other_goals_or_kept(
         monkeypatch.setattr(module, "record", trial)
 
     fail_until(4)
-    assert module._store(config, writer, reach, slot) == 0
+    assert recorder.store(slot) == 0
     assert len(keys) == len(set(keys)) == 3
     assert writer.staged() == set()
     fail_until(2)
-    assert module._store(config, writer, reach, slot) == 3
+    assert recorder.store(slot) == 3
     assert len(keys) == 2
     fail_until(9)
-    kept = replace(config, keep_failures=True)
-    assert module._store(kept, writer, reach, Slot("reach-v3", 0)) == 3
+    recorder.config = replace(config, keep_failures=True)
+    assert recorder.store(Slot("reach-v3", 0, 0)) == 3
     assert len(keys) == 1
     assert writer.staged() == {0, 1}
 
@@ -221,26 +225,16 @@ def test_episodes_that_were_given_up_are_remembered(
     config = replace(CollectConfig(out=tmp_path, **SMALL), tasks=("reach",), keep_failures=False)
     asked: list[list[Slot]] = []
 
-    def outcomes(
-        config: CollectConfig, writer: LeRobotWriter, slots: list[Slot]
-    ) -> Iterator[tuple[Slot, int]]:
+    def outcomes(job: Job, slots: list[Slot], count: int) -> Iterator[tuple[Slot, int]]:
         asked.append(slots)
         yield from [(slot, 0) for slot in slots]
 
-    monkeypatch.setattr(module, "_outcomes", outcomes)
+    monkeypatch.setattr(crew, "outcomes", outcomes)
     for _ in range(2):
         with pytest.raises(DataError, match="no expert succeeded within 12 steps in 2 episodes"):
             collect(config)
-    assert asked == [[Slot("reach-v3", 0), Slot("reach-v3", 1)], []]
+    assert asked == [[Slot("reach-v3", 0, 0), Slot("reach-v3", 1, 1)], []]
     assert json.loads((tmp_path / "collection.json").read_text())["given_up"] == [0, 1]
-
-
-def test_workers_stay_with_their_task_and_help_where_most_is_left() -> None:
-    slots = [Slot("a", 0), Slot("b", 0), Slot("b", 1), Slot("c", 0)]
-    assert module._take(slots, None) == Slot("b", 0)
-    assert module._take(slots, Slot("b", 0)) == Slot("b", 1)
-    assert module._take(slots, Slot("b", 1)) == Slot("a", 0)
-    assert slots == [Slot("c", 0)]
 
 
 class Refusing(LeRobotWriter):
@@ -267,14 +261,14 @@ def test_a_failing_worker_stops_the_collection(
     writer = module._open_writer(config)
     writer.__class__ = kind
     with pytest.raises(DataError, match=message):
-        list(module._outcomes(config, writer, [Slot("reach-v3", 1)]))
+        list(crew.outcomes(Recorder(config, writer), [Slot("reach-v3", 1, 1)], 1))
 
 
 def test_a_worker_that_is_killed_before_it_begins_is_named(tmp_path: Path) -> None:
     config = module._checked(CollectConfig(out=tmp_path, **SMALL))
-    worker = module._Worker(config, module._open_writer(config))
+    worker = crew.Worker(Recorder(config, module._open_writer(config)))
     worker.process.kill()
-    worker.give(Slot("push-v3", 0))
+    worker.give(Slot("push-v3", 0, 2))
     with pytest.raises(DataError, match="recorded push-v3 episode 0 ended with exit code -9"):
         worker.outcome()
     worker.stop()

@@ -7,7 +7,18 @@ from typing import Annotated
 import tyro
 
 from saccade.commands.common import replace_folder
-from saccade.sim.collect import CollectConfig, Progress, Summary, collect
+from saccade.sim.collect import CollectConfig, collect
+from saccade.sim.collect_libero import LiberoCollectConfig, checked, collect_libero
+from saccade.sim.crew import RECORD, Progress, Summary
+from saccade.sim.libero.suite import LiberoSuite
+
+USAGE = """usage: saccade collect metaworld --tasks TASK ... --out FOLDER
+       saccade collect libero --suite SUITE --tasks NUMBER ... --out FOLDER
+
+Demonstrations of scripted experts in simulation; `saccade collect libero --help` lists all.
+
+Example: saccade collect libero --suite libero_object --tasks 0 1 2 --episodes 20 --out data/libero
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +42,67 @@ class Command:
     dry_run: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class LiberoCommand:
+    """Collect demonstrations of LIBERO's scripted expert: official HDF5 files, or LeRobot v3.
+
+    The same seed gives the same states and actions for any number of workers; run the same
+    command again after an interruption and it goes on. Judge a policy on initial states
+    that are not used here.
+
+    Example: saccade collect libero --suite libero_object --tasks 0 1 2 --episodes 20
+    --initial-states 10:50 --workers 2 --out data/libero
+
+    Args:
+        collection: what to collect.
+        overwrite: delete the suite's data in the folder first.
+        dry_run: show what would be collected, and do nothing.
+    """
+
+    collection: Annotated[LiberoCollectConfig, tyro.conf.arg(name="")]
+    overwrite: bool = False
+    dry_run: bool = False
+
+
 def main(args: list[str]) -> int:
     """Collect."""
     if args in (["-h"], ["--help"]):
-        args = ["metaworld", "--help"]
-    if not args or args[0] != "metaworld":
-        print("usage: saccade collect metaworld --tasks TASK ... --out FOLDER; --help lists all")
+        print(USAGE, end="")
+        return 0
+    if not args or args[0] not in ("metaworld", "libero"):
+        print(USAGE, end="")
         return 2
-    command = tyro.cli(Command, args=args[1:], prog="saccade collect metaworld")
+    return metaworld(args[1:]) if args[0] == "metaworld" else libero(args[1:])
+
+
+def metaworld(args: list[str]) -> int:
+    """Collect in Meta-World."""
+    command = tyro.cli(Command, args=args, prog="saccade collect metaworld")
     config = command.collection
     if command.dry_run:
         print(f"would collect {config.episodes} episodes of each of {', '.join(config.tasks)}")
         return 0
     if command.overwrite:
-        replace_folder(config.out, "collection.json")
+        replace_folder(config.out, RECORD)
     tell(collect(config, Line()), str(config.out))
+    return 0
+
+
+def libero(args: list[str]) -> int:
+    """Collect in LIBERO."""
+    command = tyro.cli(LiberoCommand, args=args, prog="saccade collect libero")
+    config = command.collection
+    if command.dry_run:
+        config = checked(config, LiberoSuite(config.suite, config.assets))
+        print(
+            f"would collect {config.episodes} episodes of each of {len(config.tasks)} tasks of "
+            f"{config.suite}, initial states {config.initial_states}, into {config.folder}: "
+            f"{', '.join(config.tasks)}"
+        )
+        return 0
+    if command.overwrite:
+        replace_folder(config.folder, RECORD)
+    tell(collect_libero(config, Line()), str(config.folder))
     return 0
 
 

@@ -1,11 +1,12 @@
 """``saccade doctor``."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
-from saccade.doctor import examine
+from saccade.doctor import examine, install_libero
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,22 @@ class Command:
     Renders one frame and encodes and decodes one clip. Exit code 1 when something that saccade
     needs is missing; each finding says how to mend it.
 
-    Example: saccade doctor
+    Examples:
+        saccade doctor
+        saccade doctor --install libero
+
+    Args:
+        install: what to install first: libero, with what it needs and nothing that replaces torch.
     """
+
+    install: Literal["libero"] | None = None
 
 
 def main(args: list[str]) -> int:
     """Print the findings."""
-    tyro.cli(Command, args=args, prog="saccade doctor")
+    command = tyro.cli(Command, args=args, prog="saccade doctor")
+    if command.install:
+        print(f"installed {', '.join(install_libero())}")
     console = Console(highlight=False, soft_wrap=True)
     checks = examine()
     for check in checks:

@@ -14,6 +14,7 @@ from saccade.report.results import RESULTS, load_results
 PAGES = {  # by the kind of results: module and function; those of a comparison have no kind
     "landscape": ("saccade.report.landscape_page", "write_landscape_report"),
     "planning": ("saccade.report.planning_page", "write_planning_report"),
+    "success": ("saccade.report.success_page", "write_success_report"),
 }
 
 
@@ -24,7 +25,8 @@ class Command:
     Example: saccade report runs/compare
 
     Args:
-        runs: folders that ``compare``, ``probe``, ``energy``, ``plan`` or ``demo`` have written.
+        runs: folders that ``compare``, ``probe``, ``energy``, ``plan``, ``evaluate`` or ``demo``
+            have written.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]

@@ -27,7 +27,7 @@ class Loader:
     Args:
         episodes: what to read; wrap it in ``CachedEpisodes`` so that no video is decoded here.
         window: which frames make a sample.
-        camera: the camera to read.
+        cameras: the cameras to read, in this order; or the name of the one.
         batch_size: samples of one step, over all ranks.
         seed: decides order, gaps, starts, masks and augmentation.
         workers: processes that read ahead; 0 reads in this one.
@@ -38,7 +38,7 @@ class Loader:
 
     episodes: Episodes
     window: Window
-    camera: str
+    cameras: str | tuple[str, ...]
     batch_size: int
     seed: int = 0
     workers: int = 0
@@ -56,7 +56,7 @@ class Loader:
         if self.batch_size % self.ranks:
             raise ConfigError(f"batch_size {self.batch_size} does not divide by {self.ranks} ranks")
         yield from DataLoader(
-            Samples(self.episodes, self.window, self.camera, self.augment),
+            Samples(self.episodes, self.window, self.cameras, self.augment),
             sampler=_Batches(self, first_step),
             batch_size=None,
             num_workers=self.workers,
@@ -84,7 +84,7 @@ class Loader:
 def fixed_batches(
     episodes: Episodes,
     window: Window,
-    camera: str,
+    cameras: str | tuple[str, ...],
     samples: int,
     batch_size: int,
     seed: int,
@@ -96,22 +96,36 @@ def fixed_batches(
     are read when they are asked for, each time anew; ``list`` keeps them in memory.
     """
     plan = window.plan(episodes, seed, epoch=0)[:samples]
-    data = Samples(episodes, window, camera, CentreCrop(margin=margin))
+    data = Samples(episodes, window, cameras, CentreCrop(margin=margin))
     return FixedBatches(data, [plan[i : i + batch_size] for i in range(0, len(plan), batch_size)])
 
 
 class Samples(Dataset[Clip]):
-    """Read whole batches, given rows of a plan. Picklable, so that workers can have a copy."""
+    """Read whole batches, given rows of a plan. Picklable, so that workers can have a copy.
+
+    Raises:
+        ConfigError: pictures of several cameras would be mirrored, and labels as only one sees
+            them.
+    """
 
     def __init__(
-        self, episodes: Episodes, window: Window, camera: str, augment: Augment | CentreCrop
+        self,
+        episodes: Episodes,
+        window: Window,
+        cameras: str | tuple[str, ...],
+        augment: Augment | CentreCrop,
     ) -> None:
-        self.episodes, self.window = episodes, window
-        self.camera, self.augment = camera, augment
+        self.episodes, self.window, self.augment = episodes, window, augment
+        self.cameras = (cameras,) if isinstance(cameras, str) else cameras
+        if len(self.cameras) > 1 and isinstance(augment, Augment) and augment.flip:
+            raise ConfigError(
+                f"flip is {augment.flip:g}, and what is left differs between the cameras "
+                f"{list(self.cameras)}; set flip to 0, or use one camera"
+            )
 
     def __getitem__(self, rows: Plan) -> Clip:
-        clips = (self.window.read(self.episodes, row, (self.camera,)) for row in rows)
-        return stack([self.augment(clip, self.episodes, self.camera) for clip in clips])
+        clips = (self.window.read(self.episodes, row, self.cameras) for row in rows)
+        return stack([self.augment(clip, self.episodes, self.cameras[0]) for clip in clips])
 
 
 class FixedBatches(Sequence[Clip]):

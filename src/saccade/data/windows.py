@@ -68,12 +68,16 @@ class Window(ABC):
     def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
         """Return when the actions are, in steps from the start; the number never varies."""
 
+    def reach(self, gap: int) -> int:
+        """Return the last step that must lie within the episode. Default: the last frame's."""
+        return int(self.frame_steps(gap).max(initial=0))
+
     def starts(self, episodes: Episodes, gaps: Int64[np.ndarray, " k"], every: int = 1) -> "Starts":
         """Find the frames at which a window may start: every n-th one from which all is in reach.
 
         Each episode's times are asked for once.
         """
-        after = np.array([self.frame_steps(int(gap)).max(initial=0) for gap in gaps])
+        after = np.array([self.reach(int(gap)) for gap in gaps])
         lengths = np.asarray(episodes.lengths, np.int64)
         counts = np.maximum(lengths[:, None] - after, 0)
         first, listed, total = np.full_like(counts, -1), [np.empty(0, np.int64)], 0
@@ -148,7 +152,7 @@ class Window(ABC):
         return clip
 
     def _too_long(self, episodes: Episodes) -> DataError:
-        needed = int(self.frame_steps(int(self.gaps()[0][0])).max(initial=0)) + 1
+        needed = self.reach(int(self.gaps()[0][0])) + 1
         each = f" of {self.step_seconds:g} s, without a hole" if self.step_seconds else ""
         return DataError(
             f"no episode is as long as the shortest window ({needed} steps{each}); the longest of "
@@ -249,22 +253,18 @@ class PairWindow(Window):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipWindow(Window):
-    """Evenly spaced frames: the sample of video models.
+class SpacedWindow(Window):
+    """A window of one gap, which may be listed instead of drawn.
 
     Args:
-        num_frames: length of the clip.
-        stride: steps between frames.
-        every: frames from one clip's start to the next one's, 8 for 16 frames that overlap by
-            half; each clip comes once per epoch. 0 draws starts at random instead.
+        every: frames from one window's start to the next one's, 8 for 16 frames that overlap by
+            half, 1 for every start; each comes once per epoch. 0 draws starts at random instead.
     """
 
-    num_frames: int = 16
-    stride: int = 1
     every: int = 0
 
     def plan(self, episodes: Episodes, seed: int, epoch: int) -> Plan:
-        """Shuffle the clips that start at every n-th frame, or draw starts where ``every`` is 0.
+        """Shuffle the windows that start at every n-th frame, or draw starts where ``every`` is 0.
 
         Raises:
             ConfigError: both ``every`` and ``per_episode`` say how many clips there are.
@@ -290,6 +290,19 @@ class ClipWindow(Window):
         rows = np.stack([episode, start, np.full_like(episode, gaps[0]), key], axis=1)
         return rows[rng.permutation(len(rows))]
 
+
+@dataclass(frozen=True, kw_only=True)
+class ClipWindow(SpacedWindow):
+    """Evenly spaced frames: the sample of video models.
+
+    Args:
+        num_frames: length of the clip.
+        stride: steps between frames.
+    """
+
+    num_frames: int = 16
+    stride: int = 1
+
     def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
         """Return the one span that the clip has."""
         return np.array([(self.num_frames - 1) * self.stride]), np.ones(1)
@@ -304,7 +317,7 @@ class ClipWindow(Window):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransitionWindow(Window):
+class TransitionWindow(SpacedWindow):
     """A frame, the commands that follow, and the frame they lead to: the sample of dynamics.
 
     Args:
@@ -327,21 +340,26 @@ class TransitionWindow(Window):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChunkWindow(Window):
+class ChunkWindow(SpacedWindow):
     """Recent frames and the next commands: the sample of a policy.
 
-    History before the episode repeats its first frame; commands after its end repeat the last
-    one and are marked ``is_pad``.
+    Outside the episode its first and last frame repeat; such commands are marked ``is_pad``.
 
     Args:
         history: frames up to and including the current one.
         chunk: commands to predict.
         stride: steps between frames of the history.
+        tail: ``pad`` starts at every frame; ``drop`` only where the whole chunk was recorded, and
+            so at none of the last ``chunk - 1`` frames, which may show a release.
+        past_actions: add the commands since the oldest frame, for policies that learn at each
+            moment: what follows moment ``i`` is then ``action[i * stride : i * stride + chunk]``.
     """
 
     history: int = 1
     chunk: int = 10
     stride: int = 1
+    tail: Literal["pad", "drop"] = "pad"
+    past_actions: bool = False
 
     def gaps(self) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
         """Return 0: the last frame is the current one."""
@@ -352,8 +370,13 @@ class ChunkWindow(Window):
         return np.arange(-(self.history - 1), 1) * self.stride
 
     def action_steps(self, gap: int) -> Int64[np.ndarray, " k"]:
-        """Return the chunk."""
-        return np.arange(self.chunk)
+        """Return the chunk, after the commands since the oldest frame where these are wanted."""
+        first = -(self.history - 1) * self.stride if self.past_actions else 0
+        return np.arange(first, self.chunk)
+
+    def reach(self, gap: int) -> int:
+        """Return the last command's step where the tail is dropped, else now."""
+        return self.chunk - 1 if self.tail == "drop" else 0
 
 
 def stack(clips: Sequence[Clip]) -> Clip:

@@ -1,32 +1,35 @@
-"""Where an experiment's samples come from: a data set, one camera, and who may see what.
+"""Where an experiment's samples come from: a data set, its cameras, and who may see what.
 
 Whole episodes are dealt into ``train`` (60 %: pretraining and readouts learn from it),
 ``select`` (20 %: held-out losses, penalties, early stopping) and ``test`` (20 %: reported).
-Episodes of held-out tasks are ``unseen`` and only ever reported.
+Policies are tested in a simulator, and leave ``test`` empty. Episodes of held-out tasks are
+``unseen`` and only ever reported.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from saccade.config import Config
 from saccade.data.cache.reader import CachedEpisodes
 from saccade.data.episodes import Episodes, Subset, split
 from saccade.data.files.faults import OnError
 from saccade.data.files.index import cache_folder
-from saccade.data.framed import FramedEpisodes
+from saccade.data.framed import FramedEpisodes, SquareEpisodes
 from saccade.data.transforms import Framing
 from saccade.errors import ConfigError
 from saccade.types import Crop
 
 PARALLEL = 5_000  # frames from which several processes pay
-SHARES = {"train": 0.6, "select": 0.2, "test": 0.2}
+PARTS = ("train", "select", "test")
 Report = Callable[[str], None]
 
 
 class Parts(NamedTuple):
-    """A data set, split, at one size and from one camera."""
+    """A data set, split, at one size; ``camera`` is the first of its cameras."""
 
     whole: Episodes
     train: Subset
@@ -34,15 +37,16 @@ class Parts(NamedTuple):
     test: Subset
     unseen: Subset | None
     camera: str
+    cameras: tuple[str, ...]
 
     def named(self) -> dict[str, Episodes]:
-        """Return the parts by name, without an empty ``unseen``."""
-        parts: dict[str, Episodes] = {
-            "train": self.train,
-            "select": self.select,
-            "test": self.test,
+        """Return the parts by name, without those that are empty."""
+        parts = {"train": self.train, "select": self.select, "test": self.test}
+        return {
+            name: part
+            for name, part in {**parts, "unseen": self.unseen}.items()
+            if part is not None and part.lengths
         }
-        return parts if self.unseen is None else {**parts, "unseen": self.unseen}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +56,11 @@ class SourceConfig:
     Args:
         episodes: the reader.
         camera: the camera to look through; empty takes the data set's first.
+        cameras: several, in this order, in place of ``camera``.
         crop: how frames become squares: the whole central ``square``; the ``centre`` of a shortest
             edge of 292 for 256 pixels, as V-JEPA 2; or as V-JEPA 2-``ac`` was trained.
         held_out_tasks: instructions of tasks that only the report may see.
+        shares: of the episodes, for ``train``, ``select`` and ``test``, which may be 0.
         split_seed: decides which episodes go where.
         cache: folder of decoded frames; empty takes $SACCADE_CACHE or ~/.cache/saccade.
         decode: ``once`` keeps decoded frames in the cache, ``always`` decodes at each read, for
@@ -65,8 +71,10 @@ class SourceConfig:
 
     episodes: Config[Episodes]
     camera: str = ""
+    cameras: tuple[str, ...] = ()
     crop: Crop = "square"
     held_out_tasks: tuple[str, ...] = ()
+    shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
     split_seed: int = 0
     cache: str = ""
     decode: Literal["once", "always"] = "once"
@@ -77,18 +85,25 @@ class SourceConfig:
         """Decode frames once, at ``size`` pixels, and split.
 
         Raises:
-            ConfigError: the data set has no such camera.
+            ConfigError: the data set has no such camera, or shares cannot be dealt.
             DataError: a file is missing or damaged, or there are too few episodes.
         """
-        whole, camera = self.whole(size, report)
-        parts = split(whole, SHARES, self.held_out_tasks, self.split_seed)
+        train, select, test = self.shares
+        if not (train > 0 and select > 0 and test >= 0):
+            raise ConfigError(
+                f"shares are {self.shares}; train and select need more than 0, test 0 or more"
+            )
+        whole, cameras = self._whole(size, report)
+        shares = {name: share for name, share in zip(PARTS, self.shares, strict=True) if share}
+        parts = split(whole, shares, self.held_out_tasks, self.split_seed)
         return Parts(
             whole=whole,
             train=parts["train"],
             select=parts["select"],
-            test=parts["test"],
+            test=parts.get("test", Subset(whole, [])),
             unseen=parts.get("unseen"),
-            camera=camera,
+            camera=cameras[0],
+            cameras=cameras,
         )
 
     def whole(self, size: int, report: Report = lambda _: None) -> tuple[Episodes, str]:
@@ -98,26 +113,46 @@ class SourceConfig:
             ConfigError: the data set has no such camera.
             DataError: a file is missing or damaged.
         """
+        episodes, cameras = self._whole(size, report)
+        return episodes, cameras[0]
+
+    def _whole(self, size: int, report: Report) -> tuple[Episodes, tuple[str, ...]]:
         episodes = self.episodes.build()
-        camera = self.camera or next(iter(episodes.cameras), "")
-        if camera not in episodes.cameras:
-            raise ConfigError(
-                f"there is no camera {self.camera!r}; the data set has {list(episodes.cameras)}"
-            )
-        episodes = seen_by(camera, episodes, report)
+        cameras = self._cameras(episodes)
+        episodes = seen_by(cameras, episodes, report)
         framing = Framing.named(self.crop, size)
         if self.decode == "always":
-            return FramedEpisodes(episodes, framing, (camera,)), camera
-        return self._cached(episodes, camera, framing, report), camera
+            return FramedEpisodes(episodes, framing, cameras), cameras
+        return self._cached(episodes, cameras, framing, report), cameras
+
+    def _cameras(self, episodes: Episodes) -> tuple[str, ...]:
+        """Return the cameras to look through.
+
+        Raises:
+            ConfigError: the data set has no such camera, or two fields name them.
+        """
+        if self.cameras and self.camera:
+            raise ConfigError(
+                f"camera is {self.camera!r} and cameras {list(self.cameras)}; give one of them"
+            )
+        cameras = self.cameras or (self.camera or next(iter(episodes.cameras), ""),)
+        for i, camera in enumerate(cameras):
+            if camera not in episodes.cameras:
+                raise ConfigError(
+                    f"there is no camera {camera!r}; the data set has {list(episodes.cameras)}"
+                )
+            if camera in cameras[:i]:
+                raise ConfigError(f"cameras name {camera!r} twice; name each one once")
+        return cameras
 
     def _cached(
-        self, episodes: Episodes, camera: str, framing: Framing, report: Report
+        self, episodes: Episodes, cameras: tuple[str, ...], framing: Framing, report: Report
     ) -> Episodes:
         cached = CachedEpisodes(
             episodes,
             cache_folder(self.cache),
             framing,
-            cameras=(camera,),
+            cameras=cameras,
             workers=os.cpu_count() or 0 if sum(episodes.lengths) > PARALLEL else 0,
             on_error=self.on_error,
             most_skipped=self.most_skipped,
@@ -125,13 +160,35 @@ class SourceConfig:
         )
         for name, reason in cached.skipped.items():
             report(f"skipped {name}: {reason}")
-        return seen_by(camera, cached, report)
+        return seen_by(cameras, cached, report)
 
 
-def seen_by(camera: str, episodes: Episodes, report: Report) -> Episodes:
-    """Return the episodes that have frames of a camera, and report where these are not all."""
-    seen = [i for i, n in enumerate(episodes.lengths) if n and camera in episodes.cameras_of(i)]
+def seen_by(cameras: Sequence[str], episodes: Episodes, report: Report) -> Episodes:
+    """Return the episodes that have frames of all cameras, and report where these are not all."""
+    seen = [
+        i for i, n in enumerate(episodes.lengths) if n and set(cameras) <= {*episodes.cameras_of(i)}
+    ]
     if len(seen) == len(episodes.lengths):
         return episodes
-    report(f"{len(seen)} of {len(episodes.lengths)} episodes have frames of {camera!r}")
+    names = " and ".join(repr(camera) for camera in cameras)
+    report(f"{len(seen)} of {len(episodes.lengths)} episodes have frames of {names}")
     return Subset(episodes, seen)
+
+
+def recorded_size(episodes: Episodes, cameras: Sequence[str]) -> tuple[int, int]:
+    """Return height and width of frames as the reader gives them, decoding one of each camera.
+
+    Raises:
+        ConfigError: the cameras' differ.
+    """
+    episode = next(i for i, length in enumerate(episodes.lengths) if length)
+    while isinstance(episodes, (Subset, SquareEpisodes)):
+        episode = episodes.keep[episode] if isinstance(episodes, Subset) else episode
+        episodes = episodes.episodes
+    first = np.zeros(1, np.int64)
+    sizes = {name: episodes.pixels(episode, name, first).shape[2:] for name in cameras}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {size[0]} x {size[1]}" for name, size in sizes.items())
+        raise ConfigError(f"the cameras' frames differ in size ({told}); use one of them")
+    height, width = next(iter(sizes.values()))
+    return height, width

@@ -83,7 +83,7 @@ class Training:
         return fixed_batches(
             parts.select,
             self.window,
-            parts.camera,
+            parts.cameras,
             self.eval_samples,
             self.held_out_batch,
             seed=self.source.split_seed,
@@ -108,7 +108,7 @@ class Training:
         loader = Loader(
             episodes=parts.train,
             window=self.window,
-            camera=parts.camera,
+            cameras=parts.cameras,
             batch_size=self.train.batch_size,
             seed=self.train.seed,
             workers=self.train.workers,
@@ -122,7 +122,7 @@ class Training:
             "window": record["window"],
             "augment": record["augment"],
             "data": parts.train.fingerprint,
-            "camera": parts.camera,
+            "camera": parts.camera if len(parts.cameras) == 1 else list(parts.cameras),
         }
         if rank == 0:
             keep_settings(record, folder)
@@ -189,8 +189,8 @@ class Training:
             f"# {type(encoder).__name__} encoder\n\n"
             f"Pretrained with `{type(objective).__name__}` by saccade {__version__}, without "
             f"action labels, on {self.train.samples} samples from {episodes} episodes ({frames} "
-            f"frames at {parts.whole.fps:g} Hz, camera {parts.camera}). Held-out tasks: "
-            f"{held_out}.\n\n"
+            f"frames at {parts.whole.fps:g} Hz, camera {' and '.join(parts.cameras)}). "
+            f"Held-out tasks: {held_out}.\n\n"
             f"Input: {shape.num_frames} frames of {shape.image_size} x {shape.image_size} pixels, "
             f"{shape.pixels}. Output: tokens of width {encoder.embed_dim}, pooled by "
             f"{encoder.pooling}. CLS tokens are not exported: the mean over patches is what a "

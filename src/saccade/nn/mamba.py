@@ -4,30 +4,27 @@ Names and layout of weights are those of mamba-ssm, so that published ones load 
 """
 
 import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saccade.checkpoint import load_weights
+from saccade.errors import CheckpointError
+from saccade.nn.selective_scan import selective_scan
 
-def selective_scan(
-    x: Float[Tensor, "b l e"],
-    dt: Float[Tensor, "b l e"],
-    a: Float[Tensor, "e n"],
-    b: Float[Tensor, "b l n"],
-    c: Float[Tensor, "b l n"],
-    d: Float[Tensor, " e"],
-) -> Float[Tensor, "b l e"]:
-    """Return ``y_t = <c_t, h_t> + d x_t`` with ``h_t = exp(dt_t a) h_{t-1} + dt_t x_t b_t``."""
-    h, ys = x.new_zeros(x.shape[0], a.shape[1], x.shape[2]), []
-    u, at = dt * x, a.t()
-    for dt_t, u_t, b_t, c_t in zip(
-        dt.unbind(1), u.unbind(1), b.unbind(1), c.unbind(1), strict=True
-    ):
-        h = torch.exp(dt_t[:, None] * at) * h + b_t[:, :, None] * u_t[:, None]
-        ys.append(torch.bmm(c_t[:, None], h)[:, 0])
-    return torch.stack(ys, 1) + x * d
+DT = (1e-3, 0.1)  # the steps that a new layer takes lie between these
+
+
+class MambaCache(NamedTuple):
+    """What a mixer remembers of the tokens so far: its last inputs and its state."""
+
+    window: Float[Tensor, "b w e"]
+    h: Float[Tensor, "b e n"]
 
 
 class Mamba(nn.Module):
@@ -44,14 +41,50 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, dim, bias=False)
+        self._init_steps()
+
+    @torch.no_grad()
+    def _init_steps(self) -> None:
+        """Let ``softplus(bias)`` be log-uniform within ``DT``; ``low`` changes it little."""
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        low, high = (math.log(limit) for limit in DT)
+        dt = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
     def forward(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         """Mix tokens, each with those before it."""
         x, gate = self.in_proj(tokens).chunk(2, -1)
         x = F.silu(self.conv1d(x.mT)[..., : x.shape[1]]).mT
+        y = selective_scan(x, *self._parameters_of(x))
+        return self.out_proj(y * F.silu(gate))
+
+    def start(self, batch: int) -> MambaCache:
+        """Return what there is to remember before the first token."""
+        (inner, width), weight = self.conv1d.weight.shape[::2], self.conv1d.weight
+        kind = torch.promote_types(weight.dtype, torch.float32)
+        return MambaCache(
+            weight.new_zeros(batch, width - 1, inner),
+            weight.new_zeros(batch, inner, self.state, dtype=kind),
+        )
+
+    def step(
+        self, token: Float[Tensor, "b d"], cache: MambaCache
+    ) -> tuple[Float[Tensor, "b d"], MambaCache]:
+        """Mix one more token; what ``forward`` returns for it, without the tokens before it."""
+        x, gate = self.in_proj(token).chunk(2, -1)
+        window = torch.cat([cache.window, x[:, None]], 1)
+        x = torch.einsum("bwe,ew->be", window, self.conv1d.weight[:, 0])
+        x = F.silu(x if self.conv1d.bias is None else x + self.conv1d.bias)
+        dt, a, b, c, d = self._parameters_of(x)
+        h = torch.exp(dt[..., None] * a) * cache.h + (dt * x)[..., None] * b[:, None]
+        y = ((h * c[:, None]).sum(-1) + x * d).to(x.dtype)
+        return self.out_proj(y * F.silu(gate)), MambaCache(window[:, 1:], h)
+
+    def _parameters_of(self, x: Float[Tensor, "*b e"]) -> tuple[Tensor, ...]:
+        """Return what the scan needs beside ``x``: dt, a, b, c and d."""
         low, b, c = self.x_proj(x).split([self.rank, self.state, self.state], -1)
-        dt = F.softplus(self.dt_proj(low))
-        return self.out_proj(selective_scan(x, dt, -self.A_log.exp(), b, c, self.D) * F.silu(gate))
+        dt = F.linear(low, self.dt_proj.weight) + self.dt_proj.bias  # float32 under autocast
+        return F.softplus(dt), -self.A_log.exp(), b, c, self.D
 
 
 class GatedMlp(nn.Module):
@@ -62,7 +95,7 @@ class GatedMlp(nn.Module):
         self.fc1 = nn.Linear(dim, 2 * hidden, bias=False)
         self.fc2 = nn.Linear(hidden, dim, bias=False)
 
-    def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return tokens of the same shape."""
         value, gate = self.fc1(x).chunk(2, -1)
         return self.fc2(value * F.silu(gate))
@@ -80,7 +113,16 @@ class MambaBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         """Return tokens of the same shape."""
-        x = x + self.mixer(self.norm(x))
+        return self._after_mixer(x + self.mixer(self.norm(x)))
+
+    def step(
+        self, x: Float[Tensor, "b d"], cache: MambaCache
+    ) -> tuple[Float[Tensor, "b d"], MambaCache]:
+        """Return what ``forward`` returns for one more token."""
+        mixed, cache = self.mixer.step(self.norm(x), cache)
+        return self._after_mixer(x + mixed), cache
+
+    def _after_mixer(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         if self.norm2 is not None and self.mlp is not None:
             x = x + self.mlp(self.norm2(x))
         return x
@@ -109,3 +151,48 @@ class MambaStack(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.norm_f(x)
+
+    def start(self, batch: int) -> list[MambaCache]:
+        """Return what there is to remember before the first token, of every layer."""
+        return [layer.mixer.start(batch) for layer in self._blocks()]
+
+    def step(
+        self, x: Float[Tensor, "b d"], caches: Sequence[MambaCache]
+    ) -> tuple[Float[Tensor, "b d"], list[MambaCache]]:
+        """Return what ``forward`` returns for one more token, and what to remember."""
+        kept = []
+        for layer, cache in zip(self._blocks(), caches, strict=True):
+            x, cache = layer.step(x, cache)
+            kept.append(cache)
+        return self.norm_f(x), kept
+
+    def _blocks(self) -> list[MambaBlock]:
+        return [layer for layer in self.layers if isinstance(layer, MambaBlock)]
+
+
+def load_mamba(weights: Mapping[str, Tensor], source: str) -> MambaStack:
+    """Build the stack that published weights are of, and fill it; all sizes are read off shapes.
+
+    They are named as mamba-ssm or transformers' ``MambaForCausalLM`` do (``backbone.layers.N...``)
+    or its ``MambaModel`` (``layers.N...``). What maps words to tokens and back is left out.
+
+    Raises:
+        CheckpointError: it lists what is missing, left over, or of another shape.
+    """
+    words = ("embedding.weight", "embeddings.weight", "lm_head.weight")
+    short = {name.removeprefix("backbone."): value for name, value in weights.items()}
+    own = {name: value for name, value in short.items() if name not in words}
+    depth = len({m[1] for name in own if (m := re.match(r"layers\.(\d+)\.", name))})
+    told = ("norm_f.weight", "layers.0.mixer.A_log", "layers.0.mixer.conv1d.weight")
+    try:
+        (dim,), (inner, state), (_, _, conv) = (own[name].shape for name in told)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} holds no Mamba ({error}); expected backbone.norm_f.weight and "
+            f"backbone.layers.N.mixer.*, as mamba-ssm names them, found {sorted(weights)[:4]}"
+        ) from error
+    fc2 = own.get("layers.0.mlp.fc2.weight")
+    hidden = fc2.shape[-1] if fc2 is not None else 0
+    stack = MambaStack(dim, depth, state, conv, inner // max(dim, 1), hidden)
+    load_weights(stack, own, source)
+    return stack

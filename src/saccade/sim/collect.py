@@ -9,36 +9,36 @@ Pixels of a simulator do not change at all where nothing moves, which no camera 
 makes motion an oracle. Sensor noise takes that shortcut away.
 """
 
-import fcntl
 import json
-import multiprocessing
-import signal
 import time
 import zlib
-from bisect import insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 from jaxtyping import Float32, UInt8
 
-from saccade.checkpoint import write_atomic
-from saccade.config import to_dict
 from saccade.data.lerobot.writer import LeRobotWriter
-from saccade.errors import BusyError, ConfigError, DataError, SaccadeError
-from saccade.processes import die_with_parent
+from saccade.errors import ConfigError, DataError
 from saccade.sim import metaworld
+from saccade.sim.crew import (
+    ATTEMPTS,
+    Progress,
+    Record,
+    Slot,
+    Summary,
+    fill,
+    lock,
+    settings_of,
+    slots_of,
+)
 from saccade.sim.metaworld import AXES, MAX_STEPS, MetaWorld
 
 AFTER_SUCCESS = 5  # steps still taken once the task is solved, so that the end is seen
-ATTEMPTS = 3  # goals tried before an episode is given up
-RECORD = "collection.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,37 +79,6 @@ class CollectConfig:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a collection is."""
-
-    done: int
-    total: int
-    frames_per_second: float
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a collection produced; ``given_up`` names episodes whose expert failed every time."""
-
-    episodes: int
-    frames: int
-    given_up: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The ``number``-th episode of a task."""
-
-    task: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.task} episode {self.number}"
-
-
-@dataclass(frozen=True)
 class Episode:
     """One recorded trial; ``action[t]`` is executed from frame ``t`` on."""
 
@@ -130,13 +99,22 @@ def collect(config: CollectConfig, progress: Callable[[Progress], None] | None =
         DataError: an episode cannot be recorded, or no episode succeeded.
     """
     config = _checked(config)
-    start = time.monotonic()
-    with _lock(config.out):
-        given_up = _open_record(config)
+    start, told = time.monotonic(), progress or (lambda _: None)
+    slots = slots_of(config.tasks, config.episodes)
+    with lock(config.out):
+        foreign = (config.out / "meta").exists()
+        log = Record.open(config.out, settings_of(config), foreign)
         if not (config.out / "meta" / "info.json").is_file():
-            _fill(config, given_up, progress or (lambda _: None))
+            writer = _open_writer(config)
+            fill(Recorder(config, writer), slots, writer.staged(), log, config.workers, told)
+            if len(log.given_up) == len(slots):
+                raise DataError(
+                    f"no expert succeeded within {config.max_steps} steps in {len(slots)} "
+                    "episodes; raise max_steps, lower action_noise, or set keep_failures"
+                )
+            writer.finish()
         info = json.loads((config.out / "meta" / "info.json").read_text())
-    names = tuple(str(_slot(config, index)) for index in given_up)
+    names = tuple(str(slots[index]) for index in log.given_up)
     seconds = time.monotonic() - start
     return Summary(info["total_episodes"], info["total_frames"], names, seconds)
 
@@ -201,74 +179,37 @@ def _checked(config: CollectConfig) -> CollectConfig:
     return replace(config, tasks=metaworld.find_tasks(config.tasks), cameras=cameras)
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".collect.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"another process collects into {folder}; wait for it") from error
-        yield
+class Recorder:
+    """Tries slots in Meta-World, and stages them."""
 
+    def __init__(self, config: CollectConfig, writer: LeRobotWriter) -> None:
+        self.config, self.writer = config, writer
+        self.simulator: MetaWorld | None = None  # opened in the process that uses it
 
-def _settings(config: CollectConfig) -> dict[str, Any]:
-    """Return what determines the data: everything but the place and the number of workers."""
-    settings = json.loads(json.dumps(to_dict(config)))
-    return {key: value for key, value in settings.items() if key not in ("type", "out", "workers")}
+    def store(self, slot: Slot) -> int:
+        """Record and stage one slot; return its number of frames, 0 when no attempt succeeded."""
+        config = self.config
+        for attempt in range(ATTEMPTS):
+            key = (config.seed, zlib.crc32(slot.task.encode()), slot.number, attempt)
+            episode = record(self._open(slot.task), config, key)
+            if episode.success or config.keep_failures or config.policy == "wander":
+                self.writer.write_episode(
+                    slot.index,
+                    video=episode.video,
+                    state=episode.state,
+                    action=episode.action,
+                    task=metaworld.instruction(slot.task),
+                    success=episode.success,
+                )
+                return len(episode.state)
+        return 0
 
-
-def _open_record(config: CollectConfig) -> list[int]:
-    """Return the episodes that an earlier run gave up; begin the record where there is none."""
-    path, settings = config.out / RECORD, _settings(config)
-    if not path.is_file():
-        if (config.out / "meta").exists():
-            raise ConfigError(f"{config.out} holds another data set; choose another --out")
-        _write_record(config, [])
-        return []
-    found = json.loads(path.read_text())
-    changed = [key for key in settings if found["settings"].get(key) != settings[key]]
-    if changed:
-        before, now = ({key: s.get(key) for key in changed} for s in (found["settings"], settings))
-        raise ConfigError(
-            f"{config.out} was begun with {before}, not {now}; repeat those or choose another --out"
-        )
-    return found["given_up"]
-
-
-def _write_record(config: CollectConfig, given_up: list[int]) -> None:
-    record = {"settings": _settings(config), "given_up": given_up}
-    write_atomic(config.out / RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def _index(config: CollectConfig, slot: Slot) -> int:
-    return config.tasks.index(slot.task) * config.episodes + slot.number
-
-
-def _slot(config: CollectConfig, index: int) -> Slot:
-    task, number = divmod(index, config.episodes)
-    return Slot(config.tasks[task], number)
-
-
-def _fill(config: CollectConfig, given_up: list[int], progress: Callable[[Progress], None]) -> None:
-    """Record what is missing, adding to ``given_up``, then assemble the data set."""
-    writer, start, frames = _open_writer(config), time.monotonic(), 0
-    total = len(config.tasks) * config.episodes
-    missing = sorted(set(range(total)) - writer.staged() - set(given_up))
-    outcomes = _outcomes(config, writer, [_slot(config, index) for index in missing])
-    for count, (slot, length) in enumerate(outcomes, 1):
-        if not length:
-            insort(given_up, _index(config, slot))
-            _write_record(config, given_up)
-        frames += length
-        seconds, left = time.monotonic() - start, len(missing) - count
-        progress(Progress(total - left, total, frames / seconds, left * seconds / count))
-    if len(given_up) == total:
-        raise DataError(
-            f"no expert succeeded within {config.max_steps} steps in {total} episodes; "
-            "raise max_steps, lower action_noise, or set keep_failures"
-        )
-    writer.finish()
+    def _open(self, task: str) -> MetaWorld:
+        if self.simulator is None or self.simulator.task != task:
+            if self.simulator is not None:
+                self.simulator.close()
+            self.simulator = MetaWorld(task, self.config.size, self.config.supersample)
+        return self.simulator
 
 
 def _open_writer(config: CollectConfig) -> LeRobotWriter:
@@ -286,114 +227,5 @@ def _open_writer(config: CollectConfig) -> LeRobotWriter:
         state_names=AXES,
         action_names=AXES,
         cameras=dict.fromkeys(config.cameras, (config.size, config.size)),
-        extra={"cameras": cameras, "collection": _settings(config), "versions": versions},
+        extra={"cameras": cameras, "collection": settings_of(config), "versions": versions},
     )
-
-
-class _Worker:
-    """A process that records one slot at a time."""
-
-    def __init__(self, config: CollectConfig, writer: LeRobotWriter) -> None:
-        context = multiprocessing.get_context("spawn")  # OpenGL contexts do not survive a fork
-        self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_work, args=(config, writer, far_end), daemon=True)
-        self.process.start()
-        far_end.close()  # so that the death of the worker ends our pipe
-        self.slot: Slot | None = None
-
-    def give(self, slot: Slot) -> None:
-        """Send the next slot; that the process died is for ``outcome`` to find."""
-        self.slot = slot
-        with suppress(BrokenPipeError):
-            self.pipe.send(slot)
-
-    def outcome(self) -> tuple[Slot, int]:
-        """Return the slot and its number of frames, 0 when it was given up."""
-        assert self.slot is not None
-        try:
-            outcome = self.pipe.recv()
-        except (ConnectionResetError, EOFError) as error:
-            self.process.join()
-            raise DataError(
-                f"the worker that recorded {self.slot} ended with exit code "
-                f"{self.process.exitcode}; its message is above (-9: out of memory?)"
-            ) from error
-        if isinstance(outcome, str):
-            raise DataError(f"{self.slot} cannot be recorded: {outcome}")
-        return self.slot, outcome
-
-    def stop(self) -> None:
-        """End the process, at once."""
-        self.process.terminate()
-        self.process.join()
-        self.pipe.close()
-
-
-def _outcomes(
-    config: CollectConfig, writer: LeRobotWriter, slots: list[Slot]
-) -> Iterator[tuple[Slot, int]]:
-    """Deal slots to workers and yield their outcomes in the order in which they arrive."""
-    workers: list[_Worker] = []
-    try:
-        for _ in range(min(config.workers, len(slots))):
-            workers.append(_Worker(config, writer))
-            workers[-1].give(_take(slots, None))
-        busy = list(workers)
-        while busy:
-            ready = wait([worker.pipe for worker in busy])
-            for worker in [worker for worker in busy if worker.pipe in ready]:
-                yield worker.outcome()
-                if slots:
-                    worker.give(_take(slots, worker.slot))
-                else:
-                    busy.remove(worker)
-    finally:
-        for worker in workers:
-            worker.stop()
-
-
-def _take(slots: list[Slot], last: Slot | None) -> Slot:
-    """Remove a slot: one of the worker's own task, else of the task with the most slots left.
-
-    Loading a task takes as long as half an episode.
-    """
-    left = [slot.task for slot in slots]
-    own = last is not None and last.task in left
-    task = last.task if last is not None and own else max(left, key=left.count)
-    return slots.pop(left.index(task))
-
-
-def _work(config: CollectConfig, writer: LeRobotWriter, pipe: Connection) -> None:
-    """Record the slots that arrive; answer with the number of frames, or with an error's text."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    die_with_parent()
-    simulator = None
-    with suppress(EOFError):
-        while True:
-            slot: Slot = pipe.recv()
-            try:
-                if simulator is None or simulator.task != slot.task:
-                    if simulator is not None:
-                        simulator.close()
-                    simulator = MetaWorld(slot.task, config.size, config.supersample)
-                pipe.send(_store(config, writer, simulator, slot))
-            except SaccadeError as error:
-                pipe.send(str(error))
-
-
-def _store(config: CollectConfig, writer: LeRobotWriter, simulator: MetaWorld, slot: Slot) -> int:
-    """Record and stage one slot; return its number of frames, 0 when no attempt succeeded."""
-    for attempt in range(ATTEMPTS):
-        key = (config.seed, zlib.crc32(slot.task.encode()), slot.number, attempt)
-        episode = record(simulator, config, key)
-        if episode.success or config.keep_failures or config.policy == "wander":
-            writer.write_episode(
-                _index(config, slot),
-                video=episode.video,
-                state=episode.state,
-                action=episode.action,
-                task=metaworld.instruction(slot.task),
-                success=episode.success,
-            )
-            return len(episode.state)
-    return 0

@@ -61,8 +61,9 @@ def leak(objective: Objective, clip: Clip) -> list[Alarm]:
     """Replace the target's pixels, or kept features, and see which input paths notice."""
     blind = objective.without_target(clip)
     what, name = ("feature", "features") if "features" in clip else ("pixel", "video")
-    if torch.equal(*(cast(dict[str, Any], each)[name] for each in (blind, clip))):
-        detail = f"without_target changed no {what}, so a leak could not be seen"
+    pairs = [[cast(dict[str, Any], each)[n] for each in (blind, clip)] for n in (name, "action")]
+    if all(torch.equal(*pair) for pair in pairs):
+        detail = f"without_target changed no {what} and no command, so a leak could not be seen"
         return [Alarm("leak", "error", detail)]
     with looking(objective), torch.no_grad():
         torch.manual_seed(0)

@@ -181,6 +181,7 @@ def test_states_are_those_asked_for(roots: dict[str, Path]) -> None:
         "joint": [joints, width],
         "eef_joint": [hand, joints, width],
         "openvla": [hand, fingers],
+        "joint_fingers": [joints, fingers],
     }
     for state, parts in expected.items():
         data = build(roots["original"], state=state)
@@ -188,8 +189,10 @@ def test_states_are_those_asked_for(roots: dict[str, Path]) -> None:
         np.testing.assert_allclose(values, np.concatenate(parts, 1), rtol=1e-6, atol=1e-7)
         assert len(data.state_names) == values.shape[1]
         groups = state_groups(data.state_names)
-        assert groups["gripper"] == ([6, 7] if state == "openvla" else [values.shape[1] - 1])
-        assert groups.get("rotation") == (None if state == "joint" else [3, 4, 5])
+        size = values.shape[1]
+        two = state in ("openvla", "joint_fingers")
+        assert groups["gripper"] == ([size - 2, size - 1] if two else [size - 1])
+        assert groups.get("rotation") == (None if state.startswith("joint") else [3, 4, 5])
 
 
 def test_metric_actions_are_metres_and_radians(copy: Path) -> None:

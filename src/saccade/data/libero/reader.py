@@ -46,17 +46,19 @@ from saccade.errors import ConfigError, DataError
 from saccade.types import Orientation
 
 Alignment = Literal["auto", "after", "before"]
-State = Literal["eef", "joint", "eef_joint", "openvla"]
+State = Literal["eef", "joint", "eef_joint", "openvla", "joint_fingers"]
 Action = Literal["normalised", "metric"]
 Table = tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]
 
 POSE = ("x", "y", "z", "rx", "ry", "rz")
 JOINTS = tuple(f"joint_{i}" for i in range(1, 8))
+FINGERS = ("gripper_left", "gripper_right")
 STATES: dict[State, tuple[tuple[str, ...], tuple[str, ...]]] = {  # what is read, its names
     "eef": (("ee_states",), (*POSE, "gripper")),
     "joint": (("joint_states",), (*JOINTS, "gripper")),
     "eef_joint": (("ee_states", "joint_states"), (*POSE, *JOINTS, "gripper")),
-    "openvla": (("ee_states",), (*POSE, "gripper_left", "gripper_right")),
+    "openvla": (("ee_states",), (*POSE, *FINGERS)),
+    "joint_fingers": (("joint_states",), (*JOINTS, *FINGERS)),
 }
 FINGER = 0.04  # metres that each finger of the Panda's gripper travels
 REACH = np.repeat([0.05, 0.5], 3).astype(np.float32)  # metres, radians: 1 in osc_pose.json
@@ -80,8 +82,9 @@ class LiberoConfig(Config["Libero"]):
             ``auto`` compares joint angles with the simulator's states; where these are missing,
             LIBERO's attributes mean ``after`` and none at all ``before``.
         state: ``eef`` is position and rotation vector of the hand and the gripper's opening,
-            ``joint`` seven angles and the opening, ``eef_joint`` all; ``openvla`` has the two
-            finger positions in metres (8 numbers, as OpenVLA, LeRobot and openpi use them).
+            ``joint`` seven angles and the opening, ``eef_joint`` all. In place of the opening,
+            ``openvla`` (``eef``: 8 numbers, as OpenVLA, LeRobot and openpi use them) and
+            ``joint_fingers`` (``joint``: 9) have the two fingers' positions in metres.
         action: ``normalised`` displacements in [-1, 1], or ``metric`` ones in metres and radians
             (rotation vector), each per step; the gripper is 1 open, 0 closed in both.
         on_error: ``skip`` leaves out broken files and demonstrations, up to ``most_skipped``.
@@ -138,7 +141,8 @@ class Libero(Episodes):
     """Every demonstration, by suite, task and number; numbers may have gaps.
 
     ``about`` has ``source``, ``scene`` (``KITCHEN_SCENE3``, or the suite), ``alignment`` and, where
-    it is stored, ``success``. ``skipped`` says why each file or demonstration was left out.
+    they are stored, ``success`` and the simulator's ``versions``. ``skipped`` says why each file
+    or demonstration was left out.
     """
 
     def __init__(self, config: LiberoConfig) -> None:
@@ -149,6 +153,7 @@ class Libero(Episodes):
         self.world_to_camera = {}
         self._folder, names = _files(config.root)
         self._files, self._tables = Hdf5Files(self._folder), OrderedDict[int, Table]()
+        self._recorded_with: dict[str, dict[str, str]] = {}
         self.lengths, self.tasks, self._demos = [], [], list[_Demo]()
         scans, self.skipped = index(
             self._folder, names, scan, VERSION, config.on_error, config.most_skipped
@@ -205,8 +210,25 @@ class Libero(Episodes):
     def about(self, episode: int) -> dict[str, Any]:
         """Return file and demonstration, scene, success, and how frames and actions were stored."""
         demo = self._demos[episode]
-        found = {"source": demo.source, "scene": demo.scene, "alignment": demo.alignment}
+        found: dict[str, Any] = {"source": demo.source, "scene": demo.scene}
+        found["alignment"] = demo.alignment
+        if versions := self._versions(demo.name):
+            found["versions"] = versions
         return found if demo.success is None else found | {"success": demo.success}
+
+    def _versions(self, name: str) -> dict[str, str]:
+        """Return the versions of what a file was recorded with, where its writer says so."""
+        if name not in self._recorded_with:
+            told = self._files.attrs(name, "data", only=("collection",)).get("collection", "{}")
+            try:
+                versions = dict(json.loads(told).get("versions", {}))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise DataError(
+                    f"{self._folder.label(name)}: collection is not what saccade writes ({error}); "
+                    "collect it again"
+                ) from error
+            self._recorded_with[name] = {str(k): str(v) for k, v in versions.items()}
+        return self._recorded_with[name]
 
     def _table(self, episode: int) -> Table:
         """Load all states and actions of a demonstration, a few kilobytes, and keep them."""
@@ -222,7 +244,7 @@ class Libero(Episodes):
         seen = np.arange(self.lengths[episode])
         parts = [self._rows(demo, f"obs/{key}", seen) for key in self._columns]
         fingers = self._rows(demo, "obs/gripper_states", seen)
-        parts.append(fingers if self.config.state == "openvla" else opening(fingers))
+        parts.append(fingers if FINGERS[0] in self.state_names else opening(fingers))
         action = self._rows(demo, "actions", seen + demo.shift)
         if self.config.action == "metric":  # robosuite's controller clips, too
             action[:, :6] = action[:, :6].clip(-1, 1) * REACH

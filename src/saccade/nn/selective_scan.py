@@ -1,0 +1,329 @@
+"""The selective scan of Mamba-1, forward and backward, in memory that one chunk bounds.
+
+    h_t = exp(dt_t a) h_{t-1} + dt_t x_t b_t        y_t = <c_t, h_t> + d x_t
+
+The states of all steps are never kept: forward keeps the one before each chunk, and backward
+computes a chunk's states once more. States are float32 (float64 for float64 inputs) whatever the
+inputs are. There are three ways to compute a chunk:
+
+    eager     plain PyTorch, step by step; works everywhere and starts at once
+    compiled  the same with ``torch.compile``: 2 to 3 times faster, after some ten seconds
+    kernel    mamba-ssm's own for GPUs, where that package is installed
+
+``auto`` is what the environment variable SACCADE_SCAN says, else the kernel on a GPU that has it,
+else eager.
+
+Gu and Dao, 2023, https://arxiv.org/abs/2312.00752
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch.autograd.function import once_differentiable
+
+from saccade.errors import ConfigError
+
+How = Literal["auto", "eager", "compiled", "kernel"]
+Chunk = Callable[..., tuple[Tensor, ...]]
+KERNEL = "mamba_ssm.ops.selective_scan_interface"
+
+
+class Ways(NamedTuple):
+    """How a chunk of ``steps`` is computed.
+
+    Tensors of a chunk are ``[q, b, _]``, time first. ``forward(h, x, dt, a, b, c, d)`` returns the
+    state after it and y. ``backward(g, h, ga, gd, x, dt, a, b, c, d, gy)`` takes the gradient of
+    the state after it and returns that of the state before it, ``ga`` and ``gd`` with what this
+    chunk adds to them, and the gradients of x, dt, b and c.
+    """
+
+    steps: int
+    forward: Chunk
+    backward: Chunk
+    whole: bool  # every chunk must have all its steps
+
+
+def selective_scan(
+    x: Float[Tensor, "b l e"],
+    dt: Float[Tensor, "b l e"],
+    a: Float[Tensor, "e n"],
+    b: Float[Tensor, "b l n"],
+    c: Float[Tensor, "b l n"],
+    d: Float[Tensor, " e"],
+    h: Float[Tensor, "b e n"] | None = None,
+    *,
+    how: How = "auto",
+) -> Float[Tensor, "b l e"]:
+    """Return ``y``, in the type of ``x``; ``h`` is the state before the first step, default zero.
+
+    Raises:
+        ConfigError: this machine cannot compute it in the way that is asked for.
+    """
+    return scan_with_state(x, dt, a, b, c, d, h, how=how)[0]
+
+
+def scan_with_state(
+    x: Float[Tensor, "b l e"],
+    dt: Float[Tensor, "b l e"],
+    a: Float[Tensor, "e n"],
+    b: Float[Tensor, "b l n"],
+    c: Float[Tensor, "b l n"],
+    d: Float[Tensor, " e"],
+    h: Float[Tensor, "b e n"] | None = None,
+    *,
+    how: How = "auto",
+) -> tuple[Float[Tensor, "b l e"], Float[Tensor, "b e n"]]:
+    """Return ``y`` and the state after the last step, as ``selective_scan`` does.
+
+    Raises:
+        ConfigError: this machine cannot compute it in the way that is asked for.
+    """
+    way = _chosen(how, x, h)
+    if way == "kernel":
+        return _kernel(x, dt, a, b, c, d)
+    if h is None:
+        h = x.new_zeros(x.shape[0], *a.shape, dtype=_wide(x))
+    ways = EAGER if way == "eager" else _compiled()
+    with torch.autocast(x.device.type, enabled=False):
+        y, state = cast(tuple[Tensor, Tensor], _Scan.apply(x, dt, a, b, c, d, h, ways))
+    return y, state
+
+
+def _chosen(how: str, x: Tensor, h: Tensor | None) -> str:
+    """Settle what ``auto`` means here, and refuse what cannot be."""
+    source = "how"
+    if how == "auto":
+        how, source = os.environ.get("SACCADE_SCAN", "auto"), "SACCADE_SCAN"
+    if how not in get_args(How):
+        raise ConfigError(f"{source} is {how!r}, expected one of {', '.join(get_args(How))}")
+    fits = x.is_cuda and x.dtype != torch.float64 and h is None
+    if how == "auto":
+        return "kernel" if fits and _has_kernel() else "eager"
+    if how == "kernel" and not fits:
+        raise ConfigError(
+            f"{source} is 'kernel', which starts from a zero state on a GPU in at most float32; "
+            f"found {x.dtype} on {x.device}{' and a state' if h is not None else ''}: use 'auto'"
+        )
+    return how
+
+
+class _Scan(torch.autograd.Function):
+    """``y`` and the last state; what is kept for backward is one state a chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        d: Tensor,
+        h: Tensor,
+        ways: Ways,
+    ) -> tuple[Tensor, Tensor]:
+        wide = _wide(x)
+        at, state, q = a.t().to(wide).contiguous(), h.mT.to(wide).contiguous(), ways.steps
+        y, starts, keep = torch.empty_like(x), [], any(ctx.needs_input_grad)
+        wide_d = d.to(wide)
+        for start in range(0, x.shape[1], q):
+            if keep:
+                starts.append(state)
+            xs, dts, bs, cs = (_cut(z, start, ways, wide) for z in (x, dt, b, c))
+            state, ys = ways.forward(state, xs, dts, at, bs, cs, wide_d)
+            _paste(y, start, ys)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, dt, a, at, b, c, d, *starts)
+        ctx.ways, ctx.kind = ways, h.dtype
+        return y, state.mT.to(h.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] of once_differentiable
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
+        gy, gh = grad_outputs
+        x, dt, a, at, b, c, d, *starts = ctx.saved_tensors
+        ways, wide, q = ctx.ways, at.dtype, ctx.ways.steps
+        gy = torch.zeros_like(x) if gy is None else gy
+        g = torch.zeros_like(starts[0]) if gh is None else gh.mT.to(wide).contiguous()
+        gx, gdt, gb, gc = (torch.empty_like(z) for z in (x, dt, b, c))
+        ga, gd, wide_d = torch.zeros_like(g), torch.zeros_like(d, dtype=wide), d.to(wide)
+        for i in reversed(range(len(starts))):
+            xs, dts, bs, cs, gys = (_cut(z, i * q, ways, wide) for z in (x, dt, b, c, gy))
+            given = (xs, dts, at, bs, cs, wide_d, gys)
+            g, ga, gd, *parts = ways.backward(g, starts[i], ga, gd, *given)
+            for whole, part in zip((gx, gdt, gb, gc), parts, strict=True):
+                _paste(whole, i * q, part)
+        return gx, gdt, ga.sum(0).t().to(a.dtype), gb, gc, gd.to(d.dtype), g.mT.to(ctx.kind), None
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Return the type of states: at least float32, for errors add up over the steps."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _cut(z: Tensor, start: int, ways: Ways, wide: torch.dtype) -> Tensor:
+    """Return a chunk, time first; where it must be whole, with steps of ``dt = 0`` at the end."""
+    part = z[:, start : start + ways.steps].transpose(0, 1).to(wide)
+    if ways.whole and len(part) < ways.steps:
+        part = F.pad(part, (0, 0, 0, 0, 0, ways.steps - len(part)))
+    return part.contiguous()
+
+
+def _paste(whole: Tensor, start: int, part: Tensor) -> None:
+    """Put a chunk where it came from, without the steps that fill it up."""
+    place = whole[:, start : start + len(part)]
+    place.copy_(part[: place.shape[1]].transpose(0, 1))
+
+
+def _eager_forward(
+    h: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+) -> tuple[Tensor, Tensor]:
+    h, decay, y = h.clone(), torch.empty_like(h), x.new_empty(len(x), len(h), 1, h.shape[2])
+    steps = (dt[:, :, None], (dt * x)[:, :, None], b[..., None], c[:, :, None], y)
+    for dt_t, u_t, b_t, c_t, y_t in zip(*(z.unbind() for z in steps), strict=True):
+        torch.mul(dt_t, a, out=decay)
+        h.mul_(decay.exp_()).addcmul_(b_t, u_t)
+        torch.bmm(c_t, h, out=y_t)
+    return h, y[:, :, 0].addcmul_(x, d)
+
+
+def _eager_backward(
+    g: Tensor,
+    h: Tensor,
+    ga: Tensor,
+    gd: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    gy: Tensor,
+) -> tuple[Tensor, ...]:
+    u, h, g, ga = dt * x, h.clone(), g.clone(), ga.clone()
+    decay = (dt[:, :, None] * a).exp_()
+    carried, adjoint = torch.empty_like(decay), torch.empty_like(decay)
+    steps = (carried, decay, b[..., None], u[:, :, None])
+    for carried_t, decay_t, b_t, u_t in zip(*(z.unbind() for z in steps), strict=True):
+        torch.mul(h, decay_t, out=carried_t)
+        torch.addcmul(carried_t, b_t, u_t, out=h)
+    steps = (adjoint, decay, c[..., None], gy[:, :, None])
+    for adjoint_t, decay_t, c_t, gy_t in zip(*(z.unbind()[::-1] for z in steps), strict=True):
+        torch.addcmul(g, c_t, gy_t, out=adjoint_t)
+        torch.mul(adjoint_t, decay_t, out=g)
+    gc = (carried @ gy[..., None])[..., 0] + b * (u * gy).sum(-1, keepdim=True)
+    gb = (adjoint @ u[..., None])[..., 0]
+    gu = (b[:, :, None] @ adjoint)[:, :, 0]
+    both = adjoint.mul_(carried)
+    for both_t, dt_t in zip(both.unbind(), dt[:, :, None].unbind(), strict=True):
+        ga.addcmul_(both_t, dt_t)
+    gdt = both.mul_(a).sum(2).addcmul_(gu, x)
+    return g, ga, gd + (gy * x).sum((0, 1)), (gu * dt).addcmul_(gy, d), gdt, gb, gc
+
+
+def _traced_forward(
+    h: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute what ``_eager_forward`` does, in the words that the compiler fuses best."""
+    u, ys = dt * x, []
+    for i in range(len(x)):
+        h = torch.exp(dt[i][:, None] * a) * h + b[i][:, :, None] * u[i][:, None]
+        ys.append((h * c[i][:, :, None]).sum(1))
+    return h, torch.stack(ys) + x * d
+
+
+def _traced_backward(
+    g: Tensor,
+    h: Tensor,
+    ga: Tensor,
+    gd: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    gy: Tensor,
+) -> tuple[Tensor, ...]:
+    """Compute what ``_eager_backward`` does, in the words that the compiler fuses best.
+
+    All that is summed over ``e``, or not at all, becomes one loop; two sums over ``n`` another.
+    """
+    u, decay, carried, states = dt * x, [], [], []
+    for i in range(len(x)):
+        decay.append(torch.exp(dt[i][:, None] * a))
+        carried.append(decay[i] * h)
+        h = carried[i] + b[i][:, :, None] * u[i][:, None]
+        states.append(h)
+    adjoint, both, gb, gc = [], [], [], []
+    for i in reversed(range(len(x))):
+        g = g + c[i][:, :, None] * gy[i][:, None]
+        adjoint.append(g)
+        both.append(g * carried[i])
+        ga = ga + both[-1] * dt[i][:, None]
+        gb.append((g * u[i][:, None]).sum(2))
+        gc.append((states[i] * gy[i][:, None]).sum(2))
+        g = g * decay[i]
+    adjoint, both, gb, gc = (torch.stack(z[::-1]) for z in (adjoint, both, gb, gc))
+    gu, gdt = (adjoint * b[..., None]).sum(2), (both * a).sum(2)
+    return g, ga, gd + (gy * x).sum((0, 1)), gu * dt + gy * d, gdt + gu * x, gb, gc
+
+
+EAGER = Ways(8, _eager_forward, _eager_backward, whole=False)
+
+
+@cache
+def _compiled() -> Ways:
+    """Compile on first use; four steps at a time, for what a chunk makes must stay in the cache."""
+    compiler = torch.compile(dynamic=False, fullgraph=True)
+    return Ways(
+        4, _explained(compiler(_traced_forward)), _explained(compiler(_traced_backward)), whole=True
+    )
+
+
+def _explained(chunk: Chunk) -> Chunk:
+    """Turn a failure to compile into one sentence; compiling happens in the first calls."""
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        try:
+            return chunk(*given)
+        except TorchDynamoException as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"the compiled scan cannot be made on this machine ({first}); install a C++ "
+                "compiler, or choose how='eager' or SACCADE_SCAN=eager"
+            ) from error
+
+    return run
+
+
+def _has_kernel() -> bool:
+    return importlib.util.find_spec(KERNEL.partition(".")[0]) is not None
+
+
+def _kernel(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Call mamba-ssm's kernel, which has time last and wants ``a`` and ``d`` in float32."""
+    try:
+        scan = importlib.import_module(KERNEL).selective_scan_fn
+    except ImportError as error:
+        raise ConfigError(
+            f"the scan's kernel needs mamba-ssm ({error}); install it, or choose how='eager' or "
+            "SACCADE_SCAN=eager"
+        ) from error
+    last = (z.to(x.dtype).mT.contiguous() for z in (x, dt, b, c))
+    xs, dts, bs, cs = last
+    y, h = scan(xs, dts, a.float(), bs, cs, d.float(), return_last_state=True)
+    return y.mT, h

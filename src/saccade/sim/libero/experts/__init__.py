@@ -1,0 +1,1 @@
+"""Scripted experts: they read the simulator, no camera."""

@@ -1,0 +1,119 @@
+"""Where to take hold of an object from above, from the boxes that other things collide with.
+
+No object has numbers of its own. What is narrow enough is taken across its narrowest outline;
+bowls, plates and the like are taken at the rim, where the hand has most room, and a lid with a
+knob at the knob.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from saccade.sim.libero.experts.motion import about_z
+from saccade.sim.libero.experts.world import Boxes, Vector, World
+
+WIDEST = 0.072  # metres that the open gripper, 0.08 m, may straddle
+TIP = 0.008  # metres: the finger tips reach about so far below the point that is led
+DEEPEST = 0.035  # metres below the top of an object
+RIM_DEPTH, RIM_INSET = 0.022, 0.004  # metres below a rim, and inwards of it
+CROWN = 0.01  # metres below the top: what reaches so high
+ROOM = 0.03  # metres of clearance beyond which more is no better
+ANGLES = 36
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """Where the hand goes, and the direction along which its fingers close."""
+
+    position: Vector
+    angle: float
+    rim: bool = False
+
+
+def plan(world: World, name: str, failed: Sequence[Grasp] = ()) -> Grasp:
+    """Choose a grasp; rims keep away from grasps that ``failed``."""
+    boxes = world.solid(name)
+    points, tops = boxes.corners(), boxes.tops()
+    top, bottom = points[:, 2].max(), points[:, 2].min()
+    width, angle, middle = narrowest(points)
+    if width < WIDEST:
+        return Grasp(np.append(middle, max(bottom + TIP, top - DEEPEST)), angle)
+    crown = tops > top - CROWN
+    width, angle, middle = narrowest(boxes.some(crown).corners())
+    if width < WIDEST:  # a knob on a lid
+        below = tops[~crown].max()
+        return Grasp(np.append(middle, max(below + TIP, top - DEEPEST)), angle)
+    others, (_, axes) = world.obstacles((name,)), world.hand()
+    now = np.arctan2(axes[1, 0], axes[0, 0])
+    best, most = None, -np.inf
+    for angle in np.linspace(-np.pi, np.pi, 24, endpoint=False):
+        grasp = at_rim(points, angle)
+        turn = abs((angle - now + np.pi / 2) % np.pi - np.pi / 2)
+        score = min(clearance(grasp, others), ROOM) - 0.0015 * turn
+        score -= 0.02 * any(_apart(angle, other.angle) < 0.6 for other in failed)
+        if score > most:
+            best, most = grasp, score
+    assert best is not None
+    return best
+
+
+def renew(world: World, name: str, grasp: Grasp) -> Grasp:
+    """Plan the same grasp again: objects settle and are pushed while the hand comes."""
+    if grasp.rim:
+        return at_rim(world.solid(name).corners(), grasp.angle)
+    return plan(world, name)
+
+
+def at_rim(points: Float64[np.ndarray, "c 3"], angle: float) -> Grasp:
+    """Return the grasp at the rim of something round, with the fingers inside and outside."""
+    top, bottom = points[:, 2].max(), points[:, 2].min()
+    centre = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
+    rim = points[points[:, 2] > top - 0.01, :2]
+    radius = np.linalg.norm(rim - centre, axis=1).max() - RIM_INSET
+    depth = min(RIM_DEPTH, top - bottom - TIP + 0.002)
+    place = centre + radius * np.array([np.cos(angle), np.sin(angle)])
+    return Grasp(np.append(place, top - depth), float(angle), rim=True)
+
+
+def narrowest(
+    points: Float64[np.ndarray, "c 3"],
+) -> tuple[float, float, Float64[np.ndarray, "2"]]:
+    """Return the least width of an outline from above, its direction, and the middle."""
+    angles = np.linspace(0, np.pi, ANGLES, endpoint=False)
+    along = points[:, :2] @ np.stack([np.cos(angles), np.sin(angles)])
+    best = int(np.argmin(np.ptp(along, axis=0)))
+    angle = float(angles[best])
+    frame = about_z(angle)[:2, :2]
+    turned = points[:, :2] @ frame
+    middle = frame @ (turned.max(0) + turned.min(0)) / 2
+    return float(np.ptp(turned[:, 0])), angle, middle
+
+
+def clearance(grasp: Grasp, others: Boxes) -> float:
+    """Return how far the open hand, pointing down at a grasp, is from everything else."""
+    points = _HAND @ about_z(grasp.angle).T + grasp.position
+    return float(others.distance(points).min(initial=np.inf))
+
+
+def _apart(one: float, other: float) -> float:
+    return abs((one - other + np.pi) % (2 * np.pi) - np.pi)
+
+
+def _hand() -> Float64[np.ndarray, "n 3"]:
+    """Return points all over an open hand: palm, wrist and two fingers; x closes, z is up."""
+    points = []
+    for middle, wide, deep, low, high in (
+        (0.0, 0.10, 0.03, 0.05, 0.12),
+        (0.0, 0.06, 0.055, 0.12, 0.30),
+        (0.048, 0.012, 0.012, -0.008, 0.06),
+        (-0.048, 0.012, 0.012, -0.008, 0.06),
+    ):
+        xs = middle + np.linspace(-wide, wide, 9 if wide > 0.05 else 3)
+        axes = np.meshgrid(xs, (-deep, 0.0, deep), np.linspace(low, high, 4), indexing="ij")
+        points.append(np.stack(axes, -1).reshape(-1, 3))
+    return np.concatenate(points)
+
+
+_HAND = _hand()

@@ -1,0 +1,147 @@
+"""The expert solves a task, and what it did solves it again; its parts do what they say."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saccade.errors import ConfigError
+from saccade.sim.collect_libero import IDLE, SETTLE
+from saccade.sim.libero.experts.expert import Expert
+from saccade.sim.libero.experts.grasping import Grasp, at_rim, clearance, narrowest, plan
+from saccade.sim.libero.experts.motion import about_z, vector
+from saccade.sim.libero.experts.world import Boxes, World
+from saccade.sim.libero.scene import LiberoScene
+from saccade.sim.libero.suite import LiberoSuite
+
+
+@pytest.fixture(scope="module")
+def scene(libero_assets: Path) -> Iterator[LiberoScene]:
+    suite = LiberoSuite("libero_object", libero_assets)
+    scene = suite.open(suite.tasks[0])
+    yield scene
+    scene.close()
+
+
+def begin(scene: LiberoScene, initial_state: int = 3) -> None:
+    scene.reset(initial_state, 0)
+    for _ in range(SETTLE):
+        scene.step(IDLE)
+
+
+def test_replaying_what_the_expert_did_solves_the_task(scene: LiberoScene) -> None:
+    begin(scene)
+    actions, states = [], []
+    for action in Expert(scene.env, np.random.default_rng(5), noise=0.1):
+        states.append(scene.sim_state())
+        actions.append(action)
+        scene.step(action)
+        if scene.success or len(actions) == 280:
+            break
+    assert scene.success
+    assert 90 < len(actions) < 200
+    assert np.abs(actions).max() <= 1
+    assert {action[6] for action in actions} == {0.0, 1.0}
+    begin(scene)
+    for action, state in zip(actions, states, strict=True):
+        assert not scene.success
+        np.testing.assert_array_equal(scene.sim_state(), state)
+        scene.step(action)
+    assert scene.success
+
+
+def test_noise_is_the_generators_and_spares_turn_and_grip(scene: LiberoScene) -> None:
+    def first(seed: int, noise: float) -> np.ndarray:
+        begin(scene)
+        found = []
+        for action in islice(Expert(scene.env, np.random.default_rng(seed), noise), 5):
+            found.append(action)
+            scene.step(action)
+        return np.stack(found)
+
+    noisy = first(0, 0.2)
+    np.testing.assert_array_equal(first(0, 0.2), noisy)
+    assert np.abs(first(1, 0.2) - noisy)[:, :3].max() > 0.05
+    begin(scene)
+    calm = next(iter(Expert(scene.env, np.random.default_rng(0))))
+    np.testing.assert_array_equal(calm[3:], noisy[0, 3:])
+    assert not np.array_equal(calm[:3], noisy[0, :3])
+
+
+def test_the_world_is_what_the_simulator_says(scene: LiberoScene) -> None:
+    begin(scene)
+    world = World(scene.env)
+    (goal,) = world.goals()
+    assert goal == ("in", "alphabet_soup_1", "basket_1_contain_region")
+    assert not world.holds(goal)
+    hand, axes = world.hand()
+    seen = scene.state()
+    np.testing.assert_allclose(hand, [seen[axis] for axis in "xyz"], atol=0.005)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
+    assert axes[2, 2] < -0.99  # the hand points down
+    can = world.solid(goal[1])
+    middle = (can.corners().max(0) + can.corners().min(0)) / 2
+    np.testing.assert_allclose(middle[:2], world.origin(goal[1])[:2], atol=0.01)
+    assert not world.held(goal[1])
+    everything, others = world.obstacles(), world.obstacles((goal[1],))
+    assert len(everything) == len(others) + len(can)
+    assert world.ceiling(middle, middle, (), 0.0) == pytest.approx(can.tops().max(), abs=0.01)
+    assert world.ceiling(middle, middle, (goal[1],), 0.0) < can.tops().max() - 0.03
+    assert world.joint("basket_1_contain_region") is None
+    grasp = plan(world, goal[1])
+    np.testing.assert_allclose(grasp.position[:2], middle[:2], atol=0.01)
+    assert not grasp.rim
+
+
+def test_a_goal_without_a_skill_is_named(scene: LiberoScene) -> None:
+    begin(scene)
+    expert = Expert(scene.env, np.random.default_rng(0))
+    for goal in (("open", "basket_1"), ("turnoff", "flat_stove_1")):
+        with pytest.raises(ConfigError, match=f"{goal[1]}.*leave this task out"):
+            next(expert.pursue(goal))
+
+
+def box(centre: tuple[float, ...], half: tuple[float, ...], angle: float = 0.0) -> Boxes:
+    return Boxes(np.array([centre]), about_z(angle)[None], np.array([half]))
+
+
+def test_boxes_are_measured_as_worked_out_by_hand() -> None:
+    turned = box((1.0, 2.0, 3.0), (0.5, 0.1, 0.2), np.pi / 2)
+    np.testing.assert_allclose(turned.corners().min(0), [0.9, 1.5, 2.8])
+    np.testing.assert_allclose(turned.corners().max(0), [1.1, 2.5, 3.2])
+    assert turned.tops().tolist() == [3.2]
+    points = np.array([[1.0, 2.4, 3.0], [1.0, 2.8, 3.6], [1.4, 2.0, 3.0]])
+    np.testing.assert_allclose(turned.distance(points), [0, 0.5, 0.3])
+
+
+def test_the_narrowest_way_across_a_turned_box_is_found() -> None:
+    width, angle, middle = narrowest(box((0.3, -0.2, 0), (0.05, 0.02, 0.1), np.pi / 6).corners())
+    assert width == pytest.approx(0.04)
+    assert angle == pytest.approx(np.pi / 6 + np.pi / 2)
+    np.testing.assert_allclose(middle, [0.3, -0.2], atol=1e-9)
+
+
+def test_a_rim_is_taken_inside_the_outline_and_above_the_ground() -> None:
+    points = box((0.1, 0.2, 0.03), (0.06, 0.06, 0.03)).corners()
+    grasp = at_rim(points, 0.0)
+    radius = np.hypot(0.06, 0.06) - 0.004
+    np.testing.assert_allclose(grasp.position, [0.1 + radius, 0.2, 0.06 - 0.022])
+    assert grasp.rim
+    flat = at_rim(box((0, 0, 0.01), (0.1, 0.1, 0.01)).corners(), 1.0)
+    assert flat.position[2] == pytest.approx(0.006)  # not below the ground
+
+
+def test_the_room_of_a_hand_is_less_near_a_wall() -> None:
+    wall = box((0.5, 0.0, 0.2), (0.1, 1.0, 0.2))
+    rooms = [clearance(Grasp(np.array([x, 0.0, 0.1]), 0.0), wall) for x in (0.0, 0.2, 0.35)]
+    np.testing.assert_allclose(rooms, [0.3, 0.1, 0.0], atol=1e-9)
+    across = clearance(Grasp(np.array([0.0, 0.0, 0.1]), np.pi / 2), wall)
+    assert across == pytest.approx(0.345)
+
+
+def test_rotation_vectors_of_small_right_and_half_turns() -> None:
+    for angle in (0.0, 0.3, np.pi / 2, -2.5):
+        np.testing.assert_allclose(vector(about_z(angle)), [0, 0, angle], atol=1e-9)
+    np.testing.assert_allclose(np.abs(vector(about_z(np.pi))), [0, 0, np.pi], atol=1e-9)
