@@ -57,6 +57,7 @@ def test_every_verb_teaches_with_an_example(saccade: Saccade, verb: str) -> None
 
 
 MODES = {
+    "collect": ("Command", "LiberoCommand"),
     "plan": ("Offline", "Reach", "Calibrate"),
     "export": ("Lora", "Convert"),
     "evaluate": ("Rollouts", "Offline", "Compare", "Power"),

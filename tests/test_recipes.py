@@ -12,6 +12,7 @@ from saccade.commands.common import load_recipe, recipes
 from saccade.config import from_dict, to_dict
 from saccade.errors import CheckpointError
 from saccade.experiments import memory
+from saccade.experiments.acting import ActingTraining
 from saccade.experiments.training import Training, encoder_of, with_budget
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.models.vjepa2.encoder import vit_giant
@@ -23,7 +24,8 @@ from saccade.types import Encoder, Objective
 
 EVERY = sorted(recipes())
 WORLDS = [name for name in EVERY if isinstance(load_recipe(name), WorldModelTraining)]
-NAMES = [name for name in EVERY if name not in WORLDS]  # that make an encoder
+ACTORS = [name for name in EVERY if isinstance(load_recipe(name), ActingTraining)]
+NAMES = [name for name in EVERY if name not in {*WORLDS, *ACTORS}]  # that make an encoder
 FRESH = [name for name in WORLDS if name.endswith(":debug")]  # the others start from a file
 SMALL = {"world_model:tiny", "world_model:libero_tiny", "world_model:tiny_lora"}
 STAGES = {"lora_5k": 5_000, "lora_20k": 20_000, "lora": 100_000, "lora_100k": 100_000}

@@ -17,7 +17,7 @@ USAGE = """Saccade: learn what a robot needs to see, and prove it.
 usage: saccade VERB [options]          saccade VERB --help teaches, with an example
 
   doctor     is this machine ready? what is missing, and how to mend it
-  collect    demonstrations of scripted experts in simulation -> a LeRobot v3 data set
+  collect    demonstrations of scripted experts in simulation -> LeRobot v3, LIBERO's HDF5
   data       formats, inspect, verify, stats, convert, split, cache: what to do before training
   train      RECIPE -> a run folder with an exported encoder, world model or policy
   probe      exported encoders -> what they know about motion, beside the floors

@@ -87,7 +87,11 @@ def with_data(
     """Return the training on another data set of any format, with these tasks held out."""
     source = training.source
     if root is not None:
-        source = replace(source, episodes=data_set(root, options))
+        found = data_set(root, options)
+        if type(found) is type(source.episodes):  # what is not asked for stays the recipe's
+            given = {option.partition("=")[0] for option in options} | {"root"}
+            found = replace(source.episodes, **{name: getattr(found, name) for name in given})
+        source = replace(source, episodes=found)
     if held_out_tasks:
         source = replace(source, held_out_tasks=held_out_tasks)
     return replace(training, source=source)

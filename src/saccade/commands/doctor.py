@@ -16,9 +16,9 @@ class Command:
     Renders one frame and encodes and decodes one clip. Exit code 1 when something that saccade
     needs is missing; each finding says how to mend it.
 
-    Examples:
-        saccade doctor
-        saccade doctor --install libero
+    Example: saccade doctor
+
+    Example: saccade doctor --install libero
 
     Args:
         install: what to install first: libero, with what it needs and nothing that replaces torch.

@@ -12,6 +12,7 @@ import tyro
 from saccade.commands.common import list_recipes, load_recipe, replace_folder, say, with_data
 from saccade.config import to_dict
 from saccade.experiments import memory
+from saccade.experiments.acting import with_encoder
 from saccade.experiments.training import Training
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
@@ -20,7 +21,7 @@ from saccade.train.log import Screen
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Pretrain an encoder without action labels, or a world model over a frozen encoder.
+    """Pretrain an encoder without action labels; a world model, or a policy, over a frozen one.
 
     The run folder gets metrics.jsonl, checkpoints and what was trained. Every field of the
     recipe is an option, listed below. Under torchrun each process is one rank.
@@ -28,11 +29,14 @@ class Command:
     Example: saccade train two_stream:strong_tiny --data data/metaworld --out runs/first
     --train.samples 20000
 
+    Example: saccade train statevla:phase1_debug --out runs/phase1
+
     Args:
         training: the recipe.
         out: run folder.
         data: data set of any format (`saccade data formats`), in place of the recipe's.
         data_options: options of its reader, like state=joint.
+        encoder: for a policy, a run (or what it exported) to see with, in place of the recipe's.
         resume: go on with the run in the folder.
         overwrite: delete the run in the folder first.
         dry_run: show the settings and sizes, of a world model the GPU memory too; do nothing.
@@ -42,6 +46,7 @@ class Command:
     out: Path
     data: str | None = None
     data_options: tuple[str, ...] = ()
+    encoder: Path | None = None
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
@@ -61,6 +66,8 @@ def main(args: list[str]) -> int:
         prog=f"saccade train {args[0]}",
     )
     training = with_data(command.training, command.data, command.data_options)
+    if command.encoder is not None:
+        training = with_encoder(training, command.encoder)
     if command.dry_run:
         describe(training)
         return 0

@@ -121,7 +121,8 @@ class Episodes(ABC):
 
         Known keys, each only where the data set has it: ``success`` (bool), ``scene`` (str: what
         two episodes share that were recorded in one place), ``source`` (str: file and record),
-        ``tasks`` (list of str: every instruction, where there are several).
+        ``tasks`` (list of str: every instruction, where there are several), ``versions`` (dict of
+        str: of what recorded it).
         """
         return {}
 

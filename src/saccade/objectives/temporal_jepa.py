@@ -63,8 +63,8 @@ class TemporalJepaConfig(Config["TemporalJepa"]):
         min_std: mean deviation of states below which they have collapsed.
         min_rank: number of directions in which states vary below which they have collapsed
             (participation ratio; 1 is a line). Not asked of fewer than 8 samples.
-        patience: updates in a row that a collapse must last to stop the run; fresh encoders begin
-            as if collapsed, and leave that state within tens of updates.
+        patience: updates in a row that a collapse must last to stop the run; fresh encoders may
+            begin as if collapsed, so it takes longer than a warm-up's first updates.
     """
 
     encoder: Config[StateEncoder]
@@ -304,9 +304,9 @@ class TemporalJepa(Objective):
             raise NumericError(
                 f"states have collapsed: at step {step} they vary by {deviation:.1e} between "
                 f"samples (least {config.min_std:g}) in {directions:.2f} directions (least "
-                f"{config.min_rank:g}), for {config.patience} updates in a row; raise variance_weight "
-                f"({config.variance_weight:g}) or batch_size, lower lr, add state to vicreg_on; "
-                "CLS must stay the last token"
+                f"{config.min_rank:g}), for {config.patience} updates in a row; raise "
+                f"variance_weight ({config.variance_weight:g}) or batch_size, lower lr, add state "
+                "to vicreg_on; CLS must stay the last token"
             )
 
     def reads(self) -> Preprocessing:

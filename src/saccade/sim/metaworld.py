@@ -13,16 +13,14 @@ import difflib
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from saccade.errors import ConfigError, DataError
+from saccade.sim import graphics
 
-_GPU = Path("/dev/nvidiactl").exists() or Path("/dev/dri").exists()
-os.environ.setdefault("MUJOCO_GL", "egl" if _GPU else "osmesa")  # read when mujoco is imported
-_LIBRARIES = "apt-get install -y libosmesa6 libegl1 libgl1 libgl1-mesa-dri"
+graphics.choose()
 try:
     import mujoco
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as _ENVIRONMENTS
@@ -32,7 +30,7 @@ except ModuleNotFoundError as error:
 except (AttributeError, ImportError, RuntimeError) as error:  # how PyOpenGL says: no library
     raise ConfigError(
         f"MUJOCO_GL={os.environ['MUJOCO_GL']} does not load ({error}); it must be osmesa or "
-        f"egl, and their libraries come with: {_LIBRARIES}"
+        f"egl, and their libraries come with: {graphics.LIBRARIES}"
     ) from error
 
 _BROKEN = (AttributeError, ImportError, RuntimeError, mujoco.FatalError)  # pyright: ignore[reportAttributeAccessIssue]
@@ -174,7 +172,8 @@ class MetaWorld:
         except _BROKEN as error:
             raise ConfigError(
                 f"MUJOCO_GL={os.environ['MUJOCO_GL']} cannot draw ({error}); set it to osmesa or "
-                f"egl before anything imports mujoco; their libraries come with: {_LIBRARIES}"
+                "egl before anything imports mujoco; their libraries come with: "
+                f"{graphics.LIBRARIES}"
             ) from error
         for flag in (_FLAGS.mjRND_SHADOW, _FLAGS.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0

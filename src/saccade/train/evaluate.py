@@ -65,7 +65,8 @@ def evaluate(
     baselines = [name for name in scores if name.startswith("baseline/")]
     pooled = {name: torch.cat([found[name] for _, _, found in parts]) for name in parts[0][2]}
     record = {f"eval/{name.removeprefix('baseline/')}": value for name, value in scores.items()}
-    if baselines:  # a baseline of exactly 0 (nothing moves) must not divide
+    if baselines and "ratio" not in scores:  # an objective may know which part to compare
+        # a baseline of exactly 0 (nothing moves) must not divide
         record["eval/ratio"] = scores["loss"] / max(scores[baselines[0]], 1e-12)
     for name, value in record.items():
         if not math.isfinite(value):

@@ -25,6 +25,7 @@ from saccade.data.libero.files import normalised
 from saccade.errors import ConfigError, DataError
 from saccade.sim import graphics
 
+graphics.choose()  # before mujoco is imported, by whatever comes first
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 PACKAGES = {"libero": "hf-libero", "robosuite": "robosuite", "bddl": "bddl"}
 DRAWN = (  # what MuJoCo draws a scene from
@@ -105,7 +106,6 @@ def control_environment(bddl: Path, assets: Path) -> Any:
 
     It never ends an episode by itself. The assets are the process's: LIBERO keeps one folder.
     """
-    graphics.choose()
     _import("libero.libero")._assets_path_cache = str(assets)
     wrapper = _import("libero.libero.envs.env_wrapper")
     with _silent():
