@@ -44,7 +44,7 @@ check: .venv/.installed-dev
 
 .PHONY: bench
 bench: .venv/.installed-dev
-	for name in collection features hdf5 loader mamba rlds train_step video world_model; do $(BIN)/python benchmarks/$$name.py; done
+	for name in acting collection features hdf5 loader mamba rlds train_step video world_model; do $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: clean
 clean:

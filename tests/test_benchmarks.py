@@ -127,6 +127,21 @@ def test_hdf5() -> None:
     assert all(found["late"]["rss"] > 0 for found in watched.values())
 
 
+def test_mamba() -> None:
+    toy = ("--cases", "scan", "--hows", "eager", "--batch", "1", "--length", "9")
+    result = run("mamba.py", *toy, "--dim", "8", "--state", "4", "--repeats", "1")
+    assert (result["benchmark"], result["how"]) == ("mamba_scan", "eager")
+    assert result["ours"] > 0
+    assert result["error"] < 1e-5
+
+
+def test_acting() -> None:
+    result = run("acting.py", "--cases", "latency", "--sizes", "tiny", "--repeats", "3")
+    assert (result["benchmark"], result["sizes"]["image_size"]) == ("policy_latency", 64)
+    assert result["ours"] > 0
+    assert result["ratio"] > 1, "a policy takes longer than its encoder"
+
+
 def test_collection() -> None:
     result = run("collection.py", "--size", "32", "--episodes", "1", "--repeats", "1")
     assert (result["benchmark"], result["peer"]) == ("collection", "env.render()")
