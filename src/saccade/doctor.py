@@ -14,18 +14,21 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from saccade.errors import ConfigError, SaccadeError
+from saccade.errors import ConfigError
+from saccade.sim import graphics
 
 ROOM = 2.0  # GB that a small collection and its training need
 PATIENCE = 180  # seconds for one trial on a busy machine
 LIBERO = ("hf-libero==0.1.4", "robosuite==1.4.0", "bddl==1.0.1")  # ask for what is not needed
 EXTRAS = ("sim", "libero", "serve", "finetune", "log", "remote")
-GL_LIBRARIES = "apt-get install -y libosmesa6 libegl1 libgl1 libgl1-mesa-dri; unset MUJOCO_GL"
+ASSETS = "SACCADE_LIBERO_ASSETS"
+ABSENT = "installed; its assets are not on this machine, the first use fetches them"
+GL_LIBRARIES = f"{graphics.LIBRARIES}; unset MUJOCO_GL"
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,12 @@ def render() -> str:
 
 
 def draw_libero() -> str:
-    """Draw one frame of LIBERO; a blank one is an error."""
+    """Draw one frame of LIBERO, unless that would fetch assets; a blank one is an error."""
+    from saccade.sim.libero.assets import local_assets
     from saccade.sim.libero.suite import LiberoSuite
 
+    if local_assets() is None:
+        return ABSENT
     suite = LiberoSuite("libero_object")
     with suite.open(suite.tasks[0]) as scene:
         scene.render("agentview", 64, 64)
@@ -141,20 +147,14 @@ def draw_libero() -> str:
 
 def _check_libero() -> Check:
     """Try LIBERO where it is installed and has its assets, which may be fetched at first use."""
-    from saccade.sim.libero.assets import VARIABLE, local_assets
-
     if not all(find_spec(name) for name in ("mujoco", "libero", "robosuite", "bddl")):
         mend = "saccade doctor --install libero"
         return Check("libero", False, "not installed", mend, required=False)
-    try:
-        assets = local_assets()
-    except SaccadeError as error:
-        return Check("libero", False, str(error), f"set {VARIABLE} to their folder or archive")
-    if assets is None:
-        detail = "installed; its assets are not on this machine, the first use fetches them"
-        mend = f"set {VARIABLE} to their folder or archive where there is no network"
-        return Check("libero", False, detail, mend, required=False)
-    return _try("libero", draw_libero, GL_LIBRARIES)
+    mend = f"set {ASSETS} to their folder or archive"
+    tried = _try("libero", draw_libero, f"{mend}; {GL_LIBRARIES}")
+    if tried.detail == ABSENT:
+        return replace(tried, ok=False, required=False, mend=f"{mend} where there is no network")
+    return tried
 
 
 def _try(name: str, trial: Callable[[], str], mend: str) -> Check:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from saccade.commands.collect import Line, tell
-from saccade.sim.crew import Progress, Summary
+from saccade.sim.crew import Progress, Summary, lock
 from tests.conftest import Outcome
 
 Saccade = Callable[..., Outcome]
@@ -31,8 +31,25 @@ def test_a_collection_is_made_once(saccade: Saccade, tmp_path: Path) -> None:
 
 def test_a_dry_run_writes_nothing(saccade: Saccade, tmp_path: Path) -> None:
     done = saccade(*SMALL, "--out", tmp_path / "data", "--dry-run")
-    assert (done.code, done.out) == (0, "would collect 2 episodes of each of reach\n")
+    assert (done.code, done.out) == (0, "would collect 2 episodes of each of reach-v3\n")
     assert not (tmp_path / "data").exists()
+
+
+def test_nothing_is_deleted_for_a_wrong_setting_or_under_a_process(
+    saccade: Saccade, tmp_path: Path
+) -> None:
+    (tmp_path / "libero_object").mkdir()
+    mine = (tmp_path / "collection.json", tmp_path / "libero_object" / "collection.json")
+    for path in mine:
+        path.write_text("{}")
+    for simulator in ("metaworld", "libero"):
+        words = ("collect", simulator, "--tasks", "reech", "--out", tmp_path, "--overwrite")
+        done = saccade(*words)
+        assert (done.code, "has no task 'reech" in done.err) == (2, True)
+    with lock(tmp_path):
+        busy = saccade(*SMALL, "--out", tmp_path, "--overwrite")
+    assert (busy.code, "another process collects" in busy.err) == (8, True)
+    assert all(path.exists() for path in mine)
 
 
 def test_the_folders_of_others_are_not_deleted(saccade: Saccade, lerobot: Path) -> None:

@@ -1,11 +1,10 @@
 import json
-import re
+import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -21,16 +20,6 @@ from tests.evals.toy_scenes import SeekerConfig, ToySuite
 
 Saccade = Callable[..., Outcome]
 HOW = shlex.split("--suite toy --protocol bc --horizon 30 --settle 1 --trials 3")
-# The command with the toy in place of a simulator, in a process of its own.
-SCRIPT = """
-import sys
-from saccade import cli
-from saccade.commands import evaluate
-from tests.evals.toy_scenes import SeekerConfig, ToySuite
-evaluate.suite_named = lambda name, assets: ToySuite(broken={})
-evaluate.player_named = lambda *_: ("seeker", SeekerConfig(pause=0.03))
-sys.exit(cli.main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture
@@ -73,30 +62,36 @@ def test_an_evaluation_ends_with_a_table_a_verdict_and_a_page(
 def test_less_done_than_asked_is_no_success(
     saccade: Saccade, toy: dict[tuple[str, int], str], tmp_path: Path
 ) -> None:
-    toy["step", 1] = "kill"
-    command = ("evaluate", "seeker", *HOW, "--tasks", "0", "--floors", "--out", tmp_path)
-    done = saccade(*command)
+    toy["step", 1] = "broke [/off]"
+    done = saccade("evaluate", "seeker", *HOW, "--tasks", "0", "--floors", "--out", tmp_path)
     assert done.code == 3
     assert "error[3]: 1 rollout of 3 crashed or are missing" in done.err
-    assert "Alarm, crashed (seeker: near, initial state 1, seed 0): the process ended" in done.out
-    toy.clear()
-    assert saccade(*command, "--resume").code == 0
+    told = "Alarm, crashed (seeker: near, initial state 1, seed 0): DataError: step broke [/off]"
+    assert told in done.out
 
 
 def test_a_signal_loses_nothing(
-    saccade: Saccade, toy: dict[tuple[str, int], str], tmp_path: Path
+    saccade: Saccade,
+    toy: dict[tuple[str, int], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     options = (*HOW, "--trials", "4", "--floors", "--tasks", "0", "--out", str(tmp_path))
-    command = [sys.executable, "-c", SCRIPT, "evaluate", "x", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+    monkeypatch.setattr(evaluate, "player_named", lambda *_: ("seeker", SeekerConfig(pause=0.02)))
+
+    def terminate() -> None:
         wait_for_lines(tmp_path / FILE, 1)
-        child.send_signal(signal.SIGTERM)
-        _, told = child.communicate(timeout=60)
-    assert child.returncode == 75, told
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = Thread(target=terminate)
+    thread.start()
+    stopped = saccade("evaluate", "x", *options)
+    thread.join()
+    assert stopped.code == 75, stopped.err
     before = (tmp_path / FILE).read_bytes()
     kept = read_log(tmp_path / FILE)
     assert 1 <= len(kept) < 4
-    assert re.search(rf"error\[75\]: stopped by a signal; {len(kept)} of 4 rollouts", told)
+    assert f"error[75]: stopped by a signal; {len(kept)} of 4 rollouts" in stopped.err
     assert saccade("evaluate", "x", *options, "--resume").code == 0
     assert (tmp_path / FILE).read_bytes().startswith(before)
     assert len(read_log(tmp_path / FILE)) == 4
@@ -120,6 +115,7 @@ def test_power_answers_both_ways(saccade: Saccade) -> None:
     ("options", "told"),
     [
         ("--initial-states 3:1", "neither a number nor a range"),
+        ("--initial-states ²", "neither a number nor a range"),
         ("--initial-states 0:4 --trials 3", "do not agree"),
         ("--floors replay-mean", "give --demonstrations DATA"),
         ("--resume --overwrite", "give one of them"),

@@ -1,18 +1,14 @@
 """``saccade serve`` answers until a signal comes, and says what is wrong before it listens."""
 
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
+import torch
 
 from saccade.commands import serve
 from saccade.deploy.client import RemoteActor
@@ -20,8 +16,6 @@ from saccade.deploy.runner import LocalActor
 from saccade.errors import CheckpointError, ConfigError
 from tests.deploy.serving import observed
 from tests.deploy.toy import CONTRACT, ToyConfig
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -32,62 +26,43 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def started(*args: object) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in a process of its own, which knows the toy."""
-    code = (
-        "import sys, tests.deploy.toy; from saccade.commands.serve import main; "
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, *map(str, args)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def test_serves_in_a_process_until_it_is_told_to_stop(run: Path) -> None:
-    with started(run, "--port", 0, "--device", "cpu") as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.fullmatch(rf"serving contract {CONTRACT.digest()} on (ws://\S+), cpu\n", line)
-        assert found
-        with RemoteActor(found[1]) as actor:
-            answer = actor.act(observed(), (1, 2))
-            local = LocalActor(run / "policy")
-            np.testing.assert_array_equal(answer, local.act(observed(), (1, 2)))
-            process.terminate()  # while a client is there
-            assert process.wait(20) == 0
-
-
-def test_ctrl_c_ends_it_with_the_code_of_an_interruption(
-    run: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_serves_until_a_signal_comes(
+    run: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     answers = []
 
-    def ask_and_interrupt() -> None:
+    def ask_and_signal() -> None:
         try:
             with RemoteActor(f"ws://127.0.0.1:{port}", patience=20.0) as actor:
                 answers.append(actor.act(observed(), (1, 2)))
+                os.kill(os.getpid(), number)  # while a client is there
         finally:
-            os.kill(os.getpid(), signal.SIGINT)
+            if not answers:
+                os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
-    thread = Thread(target=ask_and_interrupt)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    thread = Thread(target=ask_and_signal)
     thread.start()
-    assert serve.main([str(run), "--port", str(port), "--device", "cpu"]) == 130
+    assert serve.main([str(run), "--port", str(port), "--device", "cpu"]) == code
     thread.join()
-    assert len(answers) == 1
-    assert signal.getsignal(signal.SIGINT) is before
-    assert f"health: http://127.0.0.1:{port}/healthz" in capsys.readouterr().out
+    (answer,) = answers
+    np.testing.assert_array_equal(answer, LocalActor(run / "policy").act(observed(), (1, 2)))
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert capsys.readouterr().out == (
+        f"serving contract {CONTRACT.digest()} on ws://127.0.0.1:{port}, cpu\n"
+        f"health: http://127.0.0.1:{port}/healthz\n"
+    )
 
 
 def test_what_cannot_be_served_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         serve.main([str(tmp_path)])
+    for device in ("tpu", *(() if torch.cuda.is_available() else ("cuda",))):
+        with pytest.raises(ConfigError, match=f"no device '{device}' here; give --device cpu"):
+            serve.main([str(run), "--device", device])
     with pytest.raises(ConfigError, match="give a port below 65536"):
         serve.main([str(run), "--port", "99999"])
     with socket.create_server(("127.0.0.1", 0)) as taken:

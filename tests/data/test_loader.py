@@ -25,10 +25,9 @@ def same(a: Clip, b: Clip) -> bool:
     return all(torch.equal(a[name], b[name]) for name in tensors) and a["text"] == b["text"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_change_anything(workers: int) -> None:
+def test_workers_do_not_change_anything() -> None:
     alone = list(islice(loader(augment=Augment(jitter=0.3)).batches(0), 5))
-    helped = list(islice(loader(augment=Augment(jitter=0.3), workers=workers).batches(0), 5))
+    helped = list(islice(loader(augment=Augment(jitter=0.3), workers=2).batches(0), 5))
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
 
 

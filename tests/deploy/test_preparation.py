@@ -129,6 +129,12 @@ def test_the_round_trip_holds_for_every_contract(orientation: Orientation, crop:
     assert told == "round trip through an HDF5 file equal: agentview, wrist, x, y, gripper"
 
 
+@pytest.mark.parametrize("cameras", [("wrist",), ()])
+def test_the_round_trip_holds_for_fewer_cameras(cameras: tuple[str, ...]) -> None:
+    told = check_contract(replace(CONTRACT, cameras=cameras), ToyScene())
+    assert told.endswith(f"equal: {', '.join([*cameras, 'x', 'y', 'gripper'])}")
+
+
 def test_a_scene_that_no_libero_file_could_be_of_is_compared_too() -> None:
     contract = replace(CONTRACT, cameras=("corner",))
     assert check_contract(contract, ToyScene(("corner",))).endswith(" file equal: corner")

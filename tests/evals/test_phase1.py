@@ -8,7 +8,7 @@ from saccade.evals.phase1 import Phase1Rule, phase_1_verdict
 GOOD = {
     "eval/jepa_mse": 0.10,
     "eval/variance": 0.05,
-    "eval/rank_share": 0.2,
+    "eval/effective_rank": 6.0,
     "eval/copy_mse": 0.20,
     "eval/shuffled_mse": 0.15,
 }
@@ -43,7 +43,7 @@ def test_a_run_that_is_ready() -> None:
     ("changes", "told"),
     [
         ({"variance": 0.6}, "deviations fall 0.60 short"),
-        ({"rank_share": 0.01}, r"1\.0% of the directions"),
+        ({"effective_rank": 1.2}, r"in 1\.2 directions \(at least 2\)"),
         ({"copy_mse": 0.1}, "1.00 of that of predicting no change"),
         ({"shuffled_mse": 0.101}, "others' actions"),
         ({"shuffled_mse": math.nan}, "others' actions"),

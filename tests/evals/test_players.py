@@ -1,10 +1,17 @@
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from websockets.sync.server import ServerConnection
 
 from saccade.config import to_dict
 from saccade.data.synthetic import SyntheticConfig
+from saccade.deploy.appearance import thumbnail
+from saccade.deploy.runner import LocalActor
 from saccade.errors import CheckpointError, ConfigError
 from saccade.evals.players import (
     NothingConfig,
@@ -18,7 +25,9 @@ from saccade.evals.players import (
 from saccade.evals.protocols import Pictures, named
 from saccade.evals.rollouts import Key, play
 from saccade.scenes import Task
-from tests.evals.toy_policy import CONTRACT, save
+from tests.deploy.serving import packed, served, unpacked
+from tests.deploy.test_client import foreign
+from tests.evals.toy_policy import CONTRACT, SIDE, save
 from tests.evals.toy_scenes import PROTOCOL, ToyScene, ToySuite
 
 SUITE = ToySuite(broken={})
@@ -104,6 +113,82 @@ def test_a_scene_that_does_not_fit_the_contract_is_refused(tmp_path: Path) -> No
         player.check(toy)
 
 
+def test_a_scene_that_looks_turned_is_refused(tmp_path: Path) -> None:
+    toy = scene()
+    frame = torch.from_numpy(toy.render("top", SIDE, SIDE)).permute(2, 0, 1)
+    same = PolicyConfig(folder=save(tmp_path / "same", thumbnail(frame[None]))).build()
+    same.check(toy)
+    turned = PolicyConfig(folder=save(tmp_path / "turned", thumbnail(frame.flip(1)[None]))).build()
+    with pytest.raises(ConfigError, match="camera top looks more like training with rows in rev"):
+        turned.check(toy)
+
+
+def test_a_served_policy_acts_as_the_same_one_here(tmp_path: Path) -> None:
+    folder, toy = save(tmp_path / "policy"), scene()
+    here = PolicyConfig(folder=folder).build()
+    here.check(toy)
+    expected = play(toy, here, Key("toy", "near", 1, 0), PROTOCOL)
+    with served(LocalActor(folder)) as url:
+        # what it would be shown if it were a stranger does not count
+        there = PolicyConfig(url=url, pictures=named("openvla").pictures).build()
+        there.check(toy)
+        drawn_before = toy.drawn
+        found = play(toy, there, Key("toy", "near", 1, 0), PROTOCOL)
+    assert found["success"]
+    assert toy.drawn - drawn_before == found["chunks"]
+    timed = ("seconds", "latency_ms")
+    assert {k: v for k, v in found.items() if k not in timed} == {
+        k: v for k, v in expected.items() if k not in timed
+    }
+
+
+def test_a_server_that_says_nothing_is_measured_by_the_protocol() -> None:
+    requests = []
+
+    def talk(connection: ServerConnection) -> None:
+        for message in connection:
+            assert isinstance(message, bytes)
+            requests.append(unpacked(message))
+            connection.send(packed({"actions": np.array([[0.1, 0.2, -1.0]] * 4)}))
+
+    toy = scene()
+    pictures = Pictures(
+        cameras=("top",), render=96, resize=48, resample="bilinear", orientation="upright",
+        state_names=("y", "x"), chunk=4,
+    )  # fmt: skip
+    with foreign(talk) as url:
+        with pytest.raises(ConfigError, match="does not say what its policy was trained on"):
+            PolicyConfig(url=url).build().check(toy)
+        player = PolicyConfig(url=url, pictures=pictures, execute=2).build()
+        player.check(toy)
+        first = drawn(toy, "top", pictures)
+        player.begin(toy, (0,))
+        actions = []
+        for _ in range(5):
+            actions.append(player.act(toy))
+            toy.step(actions[-1])
+    np.testing.assert_allclose(actions, [[0.1, 0.2, 1.0]] * 5, rtol=1e-6)  # -1 opens
+    assert len(requests) == len(player.latencies) == 3
+    assert requests[0].keys() == {"observation/image", "observation/state", "prompt"}
+    assert np.array_equal(requests[0]["observation/image"], first)
+    assert not np.array_equal(requests[1]["observation/image"], first)
+    assert requests[0]["prompt"] == "go"
+    assert requests[1]["observation/state"][1] > 0.01  # x, after two steps
+
+
+def test_whoever_is_no_policy_server_ends_the_evaluation() -> None:
+    class Page(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.handle_request).start()
+        player = PolicyConfig(url=f"ws://127.0.0.1:{server.server_port}").build()
+        with pytest.raises(ConfigError, match=r"does not let us in .*501"):
+            player.check(scene())
+
+
 def test_weights_are_part_of_who_plays(tmp_path: Path) -> None:
     config = PolicyConfig(folder=save(tmp_path / "policy"))
     before = config.about()
@@ -134,3 +219,9 @@ def test_a_stranger_is_shown_the_pictures_of_the_protocol() -> None:
     assert np.abs(seen[:, 100, 0].astype(float) - rows).max() < 3
     assert not np.array_equal(drawn(toy, "top", Pictures(jpeg=30)), smooth)
     assert np.array_equal(drawn(toy, "top", Pictures()), smooth)
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    toy.render = lambda camera, height, width: noise
+    size, way = (224, 224), Image.Resampling.BILINEAR
+    turned = np.asarray(Image.fromarray(noise[::-1, ::-1]).resize(size, way))  # openpi's order
+    ours = drawn(toy, "top", named("openpi").pictures)[::-1, ::-1]
+    assert np.abs(ours.astype(int) - turned).max() <= 1

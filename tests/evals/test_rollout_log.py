@@ -1,9 +1,10 @@
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saccade.errors import DataError
+from saccade.errors import DataError, SpaceError
 from saccade.evals.rollout_log import RolloutLog, read_log
 from saccade.evals.rollouts import Key
 
@@ -60,9 +61,28 @@ def test_other_damage_is_an_error(tmp_path: Path) -> None:
     path.write_text(lines[0] + '{"who": "policy"}\n')
     with pytest.raises(DataError, match=r"line 2 is damaged.*KeyError"):
         read_log(path)
+    path.write_text(lines[0].replace("true", "1"))
+    with pytest.raises(DataError, match=r"line 1 is damaged.*success is 1"):
+        read_log(path)
     path.write_text(lines[0] + lines[1] + lines[0])
     with pytest.raises(DataError, match="line 3 repeats near, initial state 0"):
         read_log(path)
+
+
+def test_a_full_disk_is_said_and_loses_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    write(path, record(0))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = pytest.raises(SpaceError, match=r"rollouts\.jsonl: .*free some space, then --resume")
+    try:
+        with full, RolloutLog(path) as log:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, limits[1]))
+            log.append(record(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert states(path) == [0]
+    write(path, record(1))
+    assert states(path) == [0, 1]
 
 
 def test_a_result_replaces_a_crash(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from saccade.errors import ConfigError, DataError
+from saccade.deploy.runner import LocalActor
+from saccade.errors import DataError
 from saccade.evals.players import PolicyConfig, RandomConfig
 from saccade.evals.rollout_workers import IN_A_ROW, Crash, Job, Limits, Stage, play_all
 from saccade.evals.rollouts import PlayerConfig, plan, play
+from tests.deploy.serving import served
 from tests.evals.toy_policy import SeenSuite, save
 from tests.evals.toy_scenes import PROTOCOL, SeekerConfig, ToySuite
 
@@ -36,9 +38,9 @@ def outcomes(made: Stage, asked: Sequence[Job], workers: int) -> dict[Job, Any]:
     return {job: plain(answer) for job, answer in play_all(made, asked, workers)}
 
 
-def test_any_number_of_workers_gives_what_one_process_gives(tmp_path: Path) -> None:
-    suite = SeenSuite(broken={})
-    made = stage(suite, PolicyConfig(folder=save(tmp_path / "policy")), random=RandomConfig())
+def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
+    suite, folder = SeenSuite(broken={}), save(tmp_path / "policy")
+    made = stage(suite, PolicyConfig(folder=folder), random=RandomConfig())
     keys = plan(suite.tasks, 3)
     asked = [Job(who, key) for who in made.players for key in keys]
     here: dict[Job, Any] = {}
@@ -50,10 +52,14 @@ def test_any_number_of_workers_gives_what_one_process_gives(tmp_path: Path) -> N
         players[job.who].check(scene)
         record = play(scene, players[job.who], job.key, PROTOCOL)
         here[job] = {k: v for k, v in record.items() if k not in ("seconds", "latency_ms")}
-    assert outcomes(made, asked[::-1], 2) == here
-    floors = [job for job in asked if job.who == "random"]
-    assert outcomes(made, floors, 1) == {job: here[job] for job in floors}
-    assert sum(found["success"] for job, found in here.items() if job.who == "policy") >= 5
+    with served(LocalActor(folder)) as url:
+        both = stage(
+            suite, PolicyConfig(folder=folder), random=RandomConfig(), remote=PolicyConfig(url=url)
+        )
+        remote = [Job("remote", key) for key in keys]
+        found = outcomes(both, (asked + remote)[::-1], 2)
+    assert found == here | {job: here[Job("policy", job.key)] for job in remote}
+    assert sum(found[job]["success"] for job in remote) >= 5
 
 
 def test_what_breaks_once_is_played_again_and_leaves_no_trace(tmp_path: Path) -> None:
@@ -84,7 +90,7 @@ def test_what_breaks_twice_is_said_and_the_rest_is_played() -> None:
 
 def test_an_error_that_meets_all_ends_all() -> None:
     suite = ToySuite(broken={("open", 0): "fails"})
-    with pytest.raises(ConfigError, match="a mesh is missing"):
+    with pytest.raises(DataError, match="a mesh is missing"):
         outcomes(stage(suite, SeekerConfig()), jobs(suite, range(3)), 1)
 
 

@@ -111,6 +111,21 @@ def test_the_grippers_of_settling_are_those_of_the_protocol() -> None:
     assert stand_still(toy, named("bc").settle_gripper).tolist() == [0, 0, 0.5]
 
 
+def test_the_simulator_is_seeded_as_the_protocol_has_it() -> None:
+    assert key(3, seed=2).scene_seed(named("openpi")) == 7 + 2
+    assert key(3, seed=2).scene_seed(named("lerobot")) == 1000 + 3 + 2
+    toy, given = scene(), list[tuple[int, int]]()
+    reset = toy.reset
+
+    def told(initial_state: int, seed: int) -> None:
+        given.append((initial_state, seed))
+        reset(initial_state, seed)
+
+    toy.reset = told
+    play(toy, SeekerConfig().build(), key(3), PROTOCOL.changed("toy", env_seed=5))
+    assert given == [(3, 5)]
+
+
 def test_random_numbers_differ_between_all_keys() -> None:
     keys = plan(SUITE.tasks, 20, seeds=3)
     assert len({k.numbers(PROTOCOL) for k in keys}) == len(keys)

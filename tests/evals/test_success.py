@@ -7,7 +7,6 @@ from saccade.errors import ConfigError, DataError
 from saccade.evals.rollouts import Key
 from saccade.evals.statistics import wilson
 from saccade.evals.success import (
-    by_task,
     compare,
     mcnemar,
     newcombe,
@@ -39,14 +38,6 @@ def test_a_rate_has_wilsons_interval() -> None:
     assert said(found) == "74 of 100 (74 %, 95 % interval 65 to 82 %)"
     assert rate([]) == (0, 0, None, 0.0, 1.0)
     assert said(rate([])) == "0 of 0"
-
-
-def test_tasks_are_rated_apart() -> None:
-    found = by_task(outcomes([True, False]) | outcomes([True, True, True], task="b"))
-    assert {task: (r.successes, r.trials) for task, r in found.items()} == {
-        "a": (1, 2),
-        "b": (3, 3),
-    }
 
 
 def test_mcnemar_by_hand() -> None:
@@ -160,4 +151,7 @@ def test_a_verdict_claims_no_more_than_the_numbers() -> None:
     assert told_apart["sentence"].endswith(
         "it beats random, but it is not shown to beat replay-mean."
     )
+    absent = verdict("bc", rate(good.values()), beaten | {"replay-mean": None}, 20)
+    assert (absent["success"], absent["sentence"]) == (False, told_apart["sentence"])
+    assert "Beside replay-mean: no rollout in common." in absent["details"]
     assert not verdict("bc", rate(good.values()), {}, 20)["success"]

@@ -1,7 +1,9 @@
 """Training to act: what a policy is told of its data, what is refused, and what comes out."""
 
 import json
+import os
 import shutil
+import socket
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from saccade import cli
 from saccade.config import from_dict, to_dict
 from saccade.data.libero.reader import LiberoConfig
 from saccade.data.synthetic_reach import Reach, ReachConfig
@@ -23,8 +26,8 @@ from saccade.experiments.acting import (
     PolicyTraining,
     statistics,
     thumbnails,
-    with_encoder,
 )
+from saccade.experiments.acting_parts import with_encoder
 from saccade.models.language import TableLanguageConfig, write_table
 from saccade.models.policies.policy import ImitationPolicy
 from saccade.models.state_encoder import load_state_encoder
@@ -33,6 +36,7 @@ from saccade.objectives.temporal_jepa import TemporalJepa
 from saccade.recipes import statevla
 from saccade.types import Contract, Observation, Policy
 from tests.fixtures.libero import write_libero
+from tests.train import toy
 
 CAMERAS = ("agentview", "wrist")
 DEBUG = {name: getattr(statevla, f"{name}_debug")() for name in ("phase1", "phase2", "bc")}
@@ -106,6 +110,7 @@ def test_statistics_are_those_of_the_training_part_alone() -> None:
     np.testing.assert_allclose(found.action_mean[:2], action.mean(0)[:2], atol=1e-7)
     np.testing.assert_allclose(found.action_std[:2], action.std(0)[:2], rtol=1e-5)
     assert found.action_std[2:6].tolist() == pytest.approx([1e-6] * 4)  # axes that never move
+    assert found.state_std[2] == 1  # what is a millimetre off at work stays as near as that
     assert (found.action_mean[6], found.action_std[6]) == (0, 1)
     assert not torch.equal(found.action_mean, statistics(parts.select).action_mean)
     policy = opened(DEBUG["phase2"])[0].policy
@@ -192,8 +197,7 @@ def test_data_that_do_not_fit_are_refused_with_what_mends_it() -> None:
         refused(replace(training, source=one), r"2 cameras, the data give 1 \(wrist\); set source")
         refused(replace(training, augment=Augment(margin=4)), "margin is 4 .* set both to 0")
         slow = replace(training.window, step_seconds=0.1)
-        if training is policy:
-            refused(replace(training, window=slow), "a command every 0.05 s")
+        refused(replace(training, window=slow), "a command every 0.05 s")
     wide = replace(condition, encoder=replace(statevla.DEBUG_ENCODER, state_size=9))
     refused(changed(policy, condition=wide), r"9 numbers, the data give 4 .*--data-options state")
     refused(changed(policy, action_names=("x", "gripper")), "2 axes of actions, the data give 7")
@@ -269,30 +273,48 @@ def test_phase_2_leaves_the_encoder_as_phase_1_left_it(runs: Path) -> None:
     assert result["trained_parameters"] < sum(p.numel() for p in policy.parameters())
 
 
-def test_phase_2_wants_a_phase_1_export(runs: Path, tmp_path: Path) -> None:
-    for folder, told in ((runs / "phase2" / "policy", "not the state encoder"), (tmp_path, "no")):
-        with pytest.raises(CheckpointError, match=told):
-            with_encoder(DEBUG["phase2"], folder).build()
-    with pytest.raises(ConfigError, match="trains no policy"):
-        with_encoder(DEBUG["phase1"], runs / "phase1")
-
-
-@pytest.mark.parametrize("name", ["phase1", "phase2"])
-def test_a_resumed_run_repeats_the_uninterrupted_one(runs: Path, tmp_path: Path, name: str) -> None:
-    training = DEBUG[name]
-    if name == "phase2":
-        training = with_encoder(training, runs / "phase1")
+def test_a_resumed_phase_2_repeats_the_uninterrupted_one(runs: Path, tmp_path: Path) -> None:
+    training = with_encoder(DEBUG["phase2"], runs / "phase1")
     stopped = tmp_path / "stopped"
-    shutil.copytree(runs / name, stopped)
-    last = sorted((stopped / "checkpoints").iterdir())[-1]
-    shutil.rmtree(last)
-    export = next(path for path in stopped.iterdir() if (path / "model.safetensors").is_file())
-    shutil.rmtree(export)
+    shutil.copytree(runs / "phase2", stopped)
+    shutil.rmtree(sorted((stopped / "checkpoints").iterdir())[-1])
+    shutil.rmtree(stopped / "policy")
     training.run(stopped, resume=True)
-    for path in ("metrics.jsonl", f"{export.name}/model.safetensors", f"{export.name}/config.json"):
-        assert (runs / name / path).read_bytes() == (stopped / path).read_bytes(), path
+    for path in ("metrics.jsonl", "policy/model.safetensors", "policy/config.json"):
+        assert (runs / "phase2" / path).read_bytes() == (stopped / path).read_bytes(), path
     with pytest.raises(CheckpointError, match=r"train\.batch_size: saved 8, now 16"):
         replace(training, train=replace(training.train, batch_size=16)).run(stopped, resume=True)
+
+
+def train_as_rank(rank: int, port: int, folder: Path) -> None:
+    """Train phase 1 as torchrun starts it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    raise SystemExit(cli.main(["train", "statevla:phase1_debug", "--out", str(folder)]))
+
+
+def test_two_processes_train_like_one(runs: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    children = [
+        toy.CHILDREN.Process(target=train_as_rank, args=(rank, port, tmp_path)) for rank in (0, 1)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0]
+    one, two = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (runs / "phase1", tmp_path)
+    )
+    assert [line.keys() for line in one] == [line.keys() for line in two]
+    for a, b in zip(one, two, strict=True):
+        for name in ("eval/loss", "eval/jepa_mse", "eval/effective_rank", "eval/ratio"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), (a["step"], name)
+    results = [json.loads((f / "result.json").read_text()) for f in (runs / "phase1", tmp_path)]
+    assert results[0]["phase_1"]["reasons"][0] == results[1]["phase_1"]["reasons"][0]
 
 
 def test_other_cameras_are_another_experiment(runs: Path) -> None:

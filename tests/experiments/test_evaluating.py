@@ -12,7 +12,7 @@ from saccade.evals.players import NothingConfig, RandomConfig
 from saccade.evals.rollout_log import FILE, read_log
 from saccade.evals.rollout_workers import Limits
 from saccade.experiments.evaluating import Evaluation, Played
-from saccade.experiments.success_rates import load
+from saccade.experiments.success_rates import SETTINGS, load
 from tests.evals.toy_scenes import PROTOCOL, SeekerConfig, ToySuite
 
 BASE = Evaluation(
@@ -55,6 +55,7 @@ def test_the_results_say_what_the_rollouts_say(whole: tuple[Path, dict[str, Any]
     assert results["floors"]["nothing"]["compared"]["won"] == 6
     assert results["latency"]["median_ms"] == 1.0
     assert results["latency"]["steps"] == sum(found["steps"] for found in mine)
+    assert results["seconds"]["all rollouts"] == sum(r["seconds"] for r in records.values())
     assert results["protocol"]["horizon"] == 30
     assert results["protocol"]["initial_states"] == "0 to 3"
     assert results["suite"]["remark"] == "points are no robots"
@@ -161,6 +162,25 @@ def test_two_evaluations_are_compared_on_equal_keys(
     assert load(tmp_path).settings["name"] == "seeing"
     with pytest.raises(DataError, match="holds no evaluation"):
         load(tmp_path / "none")
+
+
+def test_what_cannot_be_compared_is_said_before_anything_runs(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    elsewhere = replace(BASE, initial_states=(7,), against=(whole[0],))
+    with pytest.raises(DataError, match="no rollout in common"):
+        run(elsewhere, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_rollouts_of_unknown_settings_are_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / FILE).touch()
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match="nobody knows what was played"):
+            run(BASE, tmp_path, resume=resume)
+    (tmp_path / SETTINGS).write_text("{")
+    with pytest.raises(DataError, match="holds no evaluation"):
+        run(BASE, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,21 @@
-"""A tiny random CLIP in the layout of the hub, with a tokenizer of a few letters."""
+"""CLIP's text network reads as in transformers, and travels with the model that listens."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from saccade.checkpoint import load_model, save_model
 from saccade.errors import CheckpointError, DataError
 from saccade.models.clip_text import ClipTextConfig
-
-START, END = "<|startoftext|>", "<|endoftext|>"
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), START, END]
+from tests.fixtures.clip import END, LETTERS, START, WORDS, write_clip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    ends = {"bos_token_id": len(WORDS) - 2, "eos_token_id": len(WORDS) - 1}
-    text = {**sizes, **ends, "vocab_size": len(WORDS), "max_position_embeddings": 20}
-    vision = {**sizes, "image_size": 28, "patch_size": 14}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
-        folder
-    )
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(WORDS)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return folder
+    """The tiny CLIP. Read only."""
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.mark.parametrize("tokens", [0, 12])
@@ -104,3 +85,11 @@ def test_another_model_or_a_missing_tokenizer(folder: Path, tmp_path: Path) -> N
         ClipTextConfig(folder=tmp_path).build()
     with pytest.raises(CheckpointError, match="hf download"):
         ClipTextConfig(folder=tmp_path / "nowhere").build()
+
+
+def test_vectors_are_the_same_under_autocast(folder: Path) -> None:
+    """They are kept, so who asks first must not decide about their precision."""
+    language = ClipTextConfig(folder=folder).build()
+    with torch.autocast("cpu", torch.bfloat16):
+        first = language(["open it"])
+    assert torch.equal(first, ClipTextConfig(folder=folder).build()(["open it"]))

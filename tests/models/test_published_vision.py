@@ -127,6 +127,10 @@ def test_every_weight_is_accounted_for(tmp_path: Path) -> None:
     save_file({n: v for n, v in weights.items() if n != lost}, file)
     with pytest.raises(CheckpointError, match=r"1 missing: .*post_layernorm\.weight"):
         PublishedVisionConfig(folder=tmp_path).build()
+    save_file(weights | {lost: torch.ones(7)}, file)
+    told = r"CLIPVisionModel: 1 of another shape: .*post_layernorm\.weight \(7,\) should be \(16,\)"
+    with pytest.raises(CheckpointError, match=told):
+        PublishedVisionConfig(folder=tmp_path).build()
     save_file(weights | {"vision_model.more": torch.ones(1)}, file)
     with pytest.raises(CheckpointError, match=r"1 left over: .*more"):
         PublishedVisionConfig(folder=tmp_path).build()

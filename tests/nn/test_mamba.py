@@ -61,6 +61,11 @@ def test_a_token_sees_itself_and_those_before_it() -> None:
 def test_bfloat16_is_near_float32() -> None:
     model, tokens = stack(), torch.randn(2, 40, 32)
     exact = model(tokens)
+    small, caches = stack().bfloat16(), stack().bfloat16().start(2)
+    for token, expected in zip(tokens.bfloat16().unbind(1), exact.unbind(1), strict=True):
+        found, caches = small.step(token, caches)
+        assert (found.float() - expected).abs().max() < 0.05
+    assert caches[0].h.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         half = model(tokens)
     apart = float((half.float() - exact).detach().square().mean().sqrt())

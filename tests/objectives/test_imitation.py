@@ -19,7 +19,7 @@ from saccade.objectives.imitation import Imitation, ImitationConfig, other_texts
 from saccade.train import alarms
 from saccade.train.optim import adamw
 from saccade.types import Clip, Observation, Policy
-from tests.contracts import check_function_of_the_clip, check_learning
+from tests.contracts import check_objective
 from tests.models.policies.helpers import (
     CHUNK,
     CONTRACT,
@@ -31,6 +31,7 @@ from tests.models.policies.helpers import (
     set_statistics,
     shown,
 )
+from tests.objectives.helpers import moved_inputs
 
 PLAIN = replace(POLICY, condition=VISUAL, head=RegressionHeadConfig(width=32))
 CLONING = replace(
@@ -61,24 +62,17 @@ def trained(config: ImitationPolicyConfig, clips: Sequence[Clip], steps: int) ->
     return objective
 
 
-@pytest.mark.parametrize("config", [POLICY, PLAIN, CLONING])
-def test_it_is_an_objective(config: ImitationPolicyConfig) -> None:
-    clip = batch(4)
-    check_function_of_the_clip(built(config), clip)
-    check_learning(built(config), clip, steps=20)
+@pytest.mark.parametrize(("config", "steps"), [(POLICY, 12), (PLAIN, 12), (CLONING, 20)])
+def test_it_is_an_objective(config: ImitationPolicyConfig, steps: int) -> None:
+    check_objective(built(config), batch(4), steps)
 
 
-@pytest.mark.parametrize("config", [POLICY, CLONING])
-def test_the_target_reaches_the_loss_and_no_input(config: ImitationPolicyConfig) -> None:
-    objective, clip = built(config), batch(6)
-    hidden = objective.without_target(clip)
-    assert (hidden["action"] != clip["action"]).any()
+def test_only_a_flow_is_shown_its_target() -> None:
+    clip = batch(6)
+    hidden = built().without_target(clip)
     assert torch.equal(hidden["action"][..., 6], 1 - clip["action"][..., 6])
-    assert objective(hidden)[0] != objective(clip)[0]
-    inputs, blind = objective.inputs(clip), objective.inputs(hidden)
-    moved = {name for name, value in inputs.items() if not torch.equal(value, blind[name])}
-    assert moved <= objective.sees_target
-    assert moved == ({"noised"} if config is POLICY else set())
+    assert moved_inputs(built(), clip) == {"noised"}
+    assert moved_inputs(built(CLONING), clip) == set()
 
 
 def test_the_frame_of_a_goal_is_a_target() -> None:
@@ -87,6 +81,8 @@ def test_the_frame_of_a_goal_is_a_target() -> None:
     hidden = objective.without_target(clip)
     assert torch.equal(hidden["video"][:, :1], clip["video"][:, :1])
     assert torch.equal(hidden["video"][:, 1], 255 - clip["video"][:, 1])
+    assert torch.equal(hidden["state"][:, 0], clip["state"][:, 0])
+    assert (hidden["state"][:, 1] != clip["state"][:, 1]).any()
     inputs, blind = objective.inputs(clip), objective.inputs(hidden)
     assert torch.equal(inputs["condition"], blind["condition"])
     assert not alarms.leak(objective, clip)
@@ -198,5 +194,5 @@ def test_a_checkpoint_leaves_to_the_folder_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "phase1" / "model.safetensors").write_bytes(
         (tmp_path / "other" / "model.safetensors").read_bytes()
     )
-    with pytest.raises(CheckpointError, match="folder it was loaded from has changed"):
+    with pytest.raises(CheckpointError, match="folder that they were loaded from has changed"):
         load_weights(built(config), state, "a checkpoint")

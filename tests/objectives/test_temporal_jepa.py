@@ -156,7 +156,9 @@ def test_actions_as_the_network_takes_them() -> None:
     assert not built(actions="none").action(clip).any()
 
 
-def test_statistics_of_states() -> None:
+def test_statistics_are_never_made_up() -> None:
+    with pytest.raises(ConfigError, match="call set_statistics"):
+        TINY.build()(world(4))
     shape = replace(TINY.encoder, standardise_state=True)
     objective, zeros, ones = built(encoder=shape), torch.zeros(3), torch.ones(3)
     with pytest.raises(ConfigError, match="standardises states"):
@@ -186,7 +188,7 @@ def test_the_control_does_not() -> None:
 
 @pytest.mark.parametrize("options", [{"target": "full"}, {"vicreg_on": ("state", "target")}])
 def test_contract(options: dict[str, Any]) -> None:
-    check_objective(built(SPREAD, **options), world(8))
+    check_objective(built(SPREAD, **options), world(8), steps=24)
 
 
 def test_contract_on_data() -> None:

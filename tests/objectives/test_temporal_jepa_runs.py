@@ -85,6 +85,9 @@ def test_frozen_networks_stay_out_of_checkpoints(tmp_path: Path) -> None:
     other.load_state_dict(saved, strict=True)
     clip = world(4)
     assert torch.equal(other(clip)[0], objective(clip)[0])
+    vit.build().save_pretrained(tmp_path / "vision", vit)
+    with pytest.raises(CheckpointError, match=r"frozen encoder\.vision .*folder .* has changed"):
+        replace(TINY, encoder=shape).build().load_state_dict(saved)
     places = objective.save_exports(tmp_path / "run")
     assert torch.equal(
         load_state_encoder(places["state_encoder"])(moment(clip, 0)), objective.step(clip).now

@@ -69,6 +69,15 @@ def test_ranks_by_hand() -> None:
     assert participation(points[:1].expand(5, -1)).item() == 0
 
 
+def test_autocast_changes_no_statistic() -> None:
+    torch.manual_seed(0)
+    line = torch.linspace(-1, 1, 16)[:, None] * torch.randn(64) + 0.01 * torch.randn(16, 64)
+    for found in (vicreg, participation, effective_rank):
+        with torch.autocast("cpu", torch.bfloat16):
+            half = found(line)
+        assert half == found(line)
+
+
 def test_alone_there_is_nothing_to_gather() -> None:
     z = torch.randn(3, 2)
     assert gather(z) is z

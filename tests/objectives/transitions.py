@@ -50,7 +50,11 @@ def world(count: int, seed: int = 0) -> Clip:
 
 def built(config: TemporalJepaConfig = TINY, **options: Any) -> TemporalJepa:
     torch.manual_seed(0)
-    return replace(config, **options).build()
+    objective = replace(config, **options).build()
+    objective.predictor.set_statistics(
+        torch.zeros(objective.config.action_size), torch.ones(objective.config.action_size)
+    )
+    return objective
 
 
 def fit(objective: TemporalJepa, steps: int, lr: float = 3e-3) -> TemporalJepa:

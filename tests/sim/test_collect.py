@@ -1,5 +1,4 @@
 import fcntl
-import hashlib
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from saccade.sim import crew
 from saccade.sim.collect import CollectConfig, Episode, Recorder, collect, record
 from saccade.sim.crew import Job, Progress, Slot
 from saccade.sim.metaworld import MetaWorld
+from tests.sim.digests import content
 
 SMALL: dict[str, Any] = {
     "tasks": ("reach", "push"),
@@ -31,12 +31,6 @@ SMALL: dict[str, Any] = {
     "max_steps": 12,
     "keep_failures": True,
 }
-
-
-def content(root: Path) -> dict[str, str]:
-    """Digest every published file."""
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name[0] != ".")
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +251,7 @@ class Crashing(LeRobotWriter):
 def test_a_failing_worker_stops_the_collection(
     tmp_path: Path, kind: type[LeRobotWriter], message: str
 ) -> None:
-    config = module._checked(CollectConfig(out=tmp_path, **SMALL))
+    config = module.checked(CollectConfig(out=tmp_path, **SMALL))
     writer = module._open_writer(config)
     writer.__class__ = kind
     with pytest.raises(DataError, match=message):
@@ -265,7 +259,7 @@ def test_a_failing_worker_stops_the_collection(
 
 
 def test_a_worker_that_is_killed_before_it_begins_is_named(tmp_path: Path) -> None:
-    config = module._checked(CollectConfig(out=tmp_path, **SMALL))
+    config = module.checked(CollectConfig(out=tmp_path, **SMALL))
     worker = crew.Worker(Recorder(config, module._open_writer(config)))
     worker.process.kill()
     worker.give(Slot("push-v3", 0, 2))

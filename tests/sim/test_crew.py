@@ -41,7 +41,7 @@ def test_only_what_is_missing_is_recorded_and_failures_are_remembered(tmp_path: 
     ]
     record = Record.open(tmp_path, {"seed": 0}, foreign=False)
     record.give_up(3)
-    fill(Counting(tmp_path, weak=(2,)), slots, {0}, record, 2, seen.append)
+    fill(Counting(tmp_path, weak=(2,)), slots, {0}, record, 1, seen.append)
     assert sorted(path.name for path in tmp_path.glob("?")) == ["1", "2"]
     assert [(progress.done, progress.total) for progress in seen] == [(3, 4), (4, 4)]
     again = Record.open(tmp_path, {"seed": 0}, foreign=True)

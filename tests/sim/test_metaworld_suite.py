@@ -1,11 +1,18 @@
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from saccade.errors import ConfigError, DataError
+from saccade.evals.players import NothingConfig
+from saccade.evals.protocols import named
+from saccade.evals.rollout_log import FILE, read_log
+from saccade.evals.rollouts import play
+from saccade.experiments.evaluating import Evaluation
+from saccade.experiments.suites import player_named, suite_named
 from saccade.sim.metaworld import MAX_STEPS, MetaWorld
 from saccade.sim.metaworld_suite import MetaWorldScene, MetaWorldSuite
 
@@ -97,3 +104,28 @@ def test_wrong_actions_and_keys_are_refused(reach: MetaWorldScene) -> None:
         reach.step(np.zeros(4, np.float32))
     with pytest.raises(DataError, match="more than 500 steps"):
         reach.step(np.zeros(4, np.float32))
+
+
+def test_the_evaluator_plays_the_expert_beside_a_floor(
+    reach: MetaWorldScene, tmp_path: Path
+) -> None:
+    """In a process of its own, which gives what this one does."""
+    protocol = named("metaworld").changed("metaworld", trials=2, horizon=120)
+    name, expert = player_named("expert", protocol)
+    evaluation = Evaluation(
+        suite=suite_named("metaworld:reach"),
+        name=name,
+        player=expert,
+        protocol=protocol,
+        floors={"nothing": NothingConfig()},
+    )
+    results = evaluation.run(tmp_path / "run", command="saccade evaluate expert")
+    assert results["crashed"] == []
+    assert results["overall"]["successes"] == 2
+    assert results["floors"]["nothing"]["overall"]["successes"] == 0
+    records = read_log(tmp_path / "run" / FILE)
+    assert len(records) == 4
+    key = evaluation.keys()[1]
+    here = play(reach, expert.build(), key, protocol)
+    assert here["actions"] == records["expert", key]["actions"]
+    assert here["steps"] == records["expert", key]["steps"]

@@ -2,15 +2,18 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from saccade.commands.common import replace_folder
-from saccade.sim.collect import CollectConfig, collect
-from saccade.sim.collect_libero import LiberoCollectConfig, checked, collect_libero
-from saccade.sim.crew import RECORD, Progress, Summary
-from saccade.sim.libero.suite import LiberoSuite
+from saccade.sim import collect_libero as in_libero
+from saccade.sim.collect import CollectConfig, checked, collect
+from saccade.sim.collect_libero import LiberoCollectConfig, collect_libero
+from saccade.sim.crew import RECORD, Progress, Summary, lock
+from saccade.sim.libero.assets import local_assets
+from saccade.sim.libero.suite import tasks_of
 
 USAGE = """usage: saccade collect metaworld --tasks TASK ... --out FOLDER
        saccade collect libero --suite SUITE --tasks NUMBER ... --out FOLDER
@@ -78,12 +81,12 @@ def main(args: list[str]) -> int:
 def metaworld(args: list[str]) -> int:
     """Collect in Meta-World."""
     command = tyro.cli(Command, args=args, prog="saccade collect metaworld")
-    config = command.collection
+    config = checked(command.collection)
     if command.dry_run:
         print(f"would collect {config.episodes} episodes of each of {', '.join(config.tasks)}")
         return 0
     if command.overwrite:
-        replace_folder(config.out, RECORD)
+        replace(config.out)
     tell(collect(config, Line()), str(config.out))
     return 0
 
@@ -92,8 +95,9 @@ def libero(args: list[str]) -> int:
     """Collect in LIBERO."""
     command = tyro.cli(LiberoCommand, args=args, prog="saccade collect libero")
     config = command.collection
+    config = in_libero.checked(config, tasks_of(config.suite))
     if command.dry_run:
-        config = checked(config, LiberoSuite(config.suite, config.assets))
+        local_assets(config.assets)
         print(
             f"would collect {config.episodes} episodes of each of {len(config.tasks)} tasks of "
             f"{config.suite}, initial states {config.initial_states}, into {config.folder}: "
@@ -101,9 +105,18 @@ def libero(args: list[str]) -> int:
         )
         return 0
     if command.overwrite:
-        replace_folder(config.folder, RECORD)
+        replace(config.folder)
     tell(collect_libero(config, Line()), str(config.folder))
     return 0
+
+
+def replace(folder: Path) -> None:
+    """Delete a collection, unless a process works on it; settings were checked before."""
+    if (folder / RECORD).is_file():
+        with lock(folder):
+            replace_folder(folder, RECORD)
+    else:
+        replace_folder(folder, RECORD)
 
 
 class Line:

@@ -59,7 +59,7 @@ class Rollouts:
         suite: libero_spatial, _object, _goal, _10, _90, or metaworld:TASK,TASK.
         out: folder of rollouts.jsonl, results.json and report.html.
         name: what the player is called in tables; by default its folder.
-        protocol: openvla, lerobot, bc or metaworld; by default that of LeRobot, or of Meta-World.
+        protocol: openvla, lerobot, openpi, bc or metaworld; by default LeRobot's, or Meta-World's.
         tasks: numbers of tasks; none means all.
         trials: rollouts of each task, in place of the protocol's.
         initial_states: those of the trials, such as 0:10 or 3 7; none means the first ones.
@@ -265,8 +265,8 @@ def _numbers(words: Sequence[str]) -> tuple[int, ...]:
     for word in words:
         first, colon, end = word.partition(":")
         if (
-            not first.isdigit()
-            or (colon and not end.isdigit())
+            not first.isdecimal()
+            or (colon and not end.isdecimal())
             or (colon and int(end) <= int(first))
         ):
             raise ConfigError(f"--initial-states {word} is neither a number nor a range as 0:10")
@@ -307,17 +307,18 @@ def show(results: dict[str, Any], folder: Path) -> None:
     ends = (results["floors"][floor]["overall"] for floor in floors)
     table.add_row("all tasks", _cell(results["overall"]), *map(_cell, ends))
     columns = os.environ.get("COLUMNS")
-    console = Console(width=int(columns) if columns else None if sys.stdout.isatty() else 110)
+    width = int(columns) if columns else None if sys.stdout.isatty() else 110
+    console = Console(width=width, highlight=False, markup=False)  # [text] of errors is text
     console.print(table)
-    console.print(f"\nVerdict: {results['verdict']['sentence']}", highlight=False)
+    console.print(f"\nVerdict: {results['verdict']['sentence']}")
     for detail in results["verdict"]["details"]:
-        console.print(detail, highlight=False)
+        console.print(detail)
     for alarm in results["alarms"]:
         console.print(f"Alarm, {alarm['name']} ({alarm['where']}): {alarm['detail']}")
     for other in results["against"]:
         found = {name: other["compared"][name] for name in success.Paired._fields}
         told = success.told(success.Paired(**found))
-        console.print(f"Beside {other['name']}: {told}.", highlight=False)
+        console.print(f"Beside {other['name']}: {told}.")
     print(f"report: {(folder / 'report.html').resolve()}")
 
 

@@ -63,7 +63,7 @@ def show(found: dict[str, Any]) -> None:
     """Print errors by axis beside the floors, then the gripper and the smoothness."""
     columns = os.environ.get("COLUMNS")
     width = int(columns) if columns else None if sys.stdout.isatty() else 110
-    console = Console(width=width, highlight=False)
+    console = Console(width=width, highlight=False, markup=False)
     console.print(
         f"{found['windows']:,} moments of {found['episodes']} episodes ({found['part']}), "
         f"{found['commands']:,} commands; 95 % intervals over episodes"

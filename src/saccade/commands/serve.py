@@ -75,7 +75,7 @@ async def serve(actor: LocalActor, config: ServeConfig) -> int:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
-        say("stopping: the observation in hand is answered first")
+        say("stopping: the policy finishes the observation in hand, clients are sent away")
         stop.set()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

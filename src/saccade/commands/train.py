@@ -12,7 +12,7 @@ import tyro
 from saccade.commands.common import list_recipes, load_recipe, replace_folder, say, with_data
 from saccade.config import to_dict
 from saccade.experiments import memory
-from saccade.experiments.acting import with_encoder
+from saccade.experiments.acting_parts import with_encoder, with_language
 from saccade.experiments.training import Training
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
@@ -36,7 +36,10 @@ class Command:
         out: run folder.
         data: data set of any format (`saccade data formats`), in place of the recipe's.
         data_options: options of its reader, like state=joint.
-        encoder: for a policy, a run (or what it exported) to see with, in place of the recipe's.
+        encoder: to see with, in place of the recipe's: a run or what it exported (for phase 2, of
+            phase 1), or the folder of a DINOv2, SigLIP or CLIP.
+        language: vectors of instructions, in place of the recipe's: a table (`saccade data
+            language`), or the folder of a CLIP.
         resume: go on with the run in the folder.
         overwrite: delete the run in the folder first.
         dry_run: show the settings and sizes, of a world model the GPU memory too; do nothing.
@@ -47,6 +50,7 @@ class Command:
     data: str | None = None
     data_options: tuple[str, ...] = ()
     encoder: Path | None = None
+    language: Path | None = None
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
@@ -68,6 +72,8 @@ def main(args: list[str]) -> int:
     training = with_data(command.training, command.data, command.data_options)
     if command.encoder is not None:
         training = with_encoder(training, command.encoder)
+    if command.language is not None:
+        training = with_language(training, command.language)
     if command.dry_run:
         describe(training)
         return 0

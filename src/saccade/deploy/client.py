@@ -154,6 +154,10 @@ class RemoteActor:
                     connect(
                         self.url,
                         open_timeout=min(left, self.timeout),
+                        # not the default of 20 s: openpi's server answers no ping while its
+                        # policy works, and our patience with that is ``timeout``
+                        ping_interval=self.timeout,
+                        ping_timeout=self.timeout,
                         close_timeout=2.0,
                         compression=None,
                         max_size=LARGEST,

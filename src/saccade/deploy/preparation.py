@@ -31,6 +31,7 @@ from saccade.types import Contract, Observation, Orientation
 
 FINGERS = ("gripper_left", "gripper_right")
 FIRST = np.zeros(1, np.int64)
+FILE = "round_trip_demo.hdf5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,11 +210,12 @@ def _check_names(contract: Contract, scene: Scene, values: Mapping[str, float]) 
 def _write_libero(
     folder: Path, pictures: Mapping[str, np.ndarray], values: Mapping[str, float], fps: float
 ) -> None:
-    """Write one row as LIBERO's scripts do."""
-    rows = {f"obs/{CAMERAS[camera]}": picture[::-1] for camera, picture in pictures.items()}
+    """Write one row as LIBERO's scripts do; a camera that nobody looks through saw one pixel."""
+    blank = np.zeros((1, 1, 3), np.uint8)
+    rows = {f"obs/{key}": pictures.get(name, blank)[::-1] for name, key in CAMERAS.items()}
     groups = {"ee_states": POSE, "joint_states": JOINTS, "gripper_states": FINGERS}
     rows |= {f"obs/{k}": np.array([values.get(n, 0.0) for n in v]) for k, v in groups.items()}
-    with h5py.File(folder / "round_trip_demo.hdf5", "w") as file:
+    with h5py.File(folder / FILE, "w") as file:
         demo = file.create_group("data/demo_0")
         demo["actions"] = np.zeros((1, 7))
         for key, row in rows.items():
@@ -228,7 +230,10 @@ def _read_back(
     """Open a file with one frame of a camera as training opens its data."""
     if official:
         return LiberoConfig(
-            root=folder, cameras=(camera,), orientation=contract.orientation, alignment="before"
+            root=folder / FILE,
+            cameras=(camera,),
+            orientation=contract.orientation,
+            alignment="before",
         ).build()
     path = folder / "round_trip.npz"
     arrays = {FRAMES: picture[None, None], NUMBERS: np.zeros((1, 1, 7))}
@@ -240,7 +245,7 @@ def _numbers(folder: Path) -> dict[str, float]:
     """Return every number of the state that the reader finds in the file, by name."""
     found = {}
     for kind in STATES:
-        read = LiberoConfig(root=folder, state=kind, cameras=(), alignment="before").build()
+        read = LiberoConfig(root=folder / FILE, state=kind, alignment="before").build()
         found |= zip(read.state_names, read.numbers(0, FIRST)[0][0].tolist(), strict=True)
     return found
 

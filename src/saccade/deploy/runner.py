@@ -37,11 +37,17 @@ class LocalActor:
     Args:
         policy: the policy, or the folder that one was saved in.
         device: cpu, cuda, or auto.
+
+    Raises:
+        CheckpointError: the folder holds no policy.
+        ConfigError: there is no such device here.
     """
 
     def __init__(self, policy: Policy | Path, device: str = "cpu") -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+            raise ConfigError(f"there is no device {device!r} here; give --device cpu")
         loaded = policy if isinstance(policy, Policy) else Policy.from_pretrained(policy)
         self.policy, self.device = loaded.to(device).eval(), torch.device(device)
         self.contract = loaded.contract

@@ -13,7 +13,8 @@ last command, repeated.
     jerk         root mean square of the commands' second difference, normalised, motion only
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +61,6 @@ def ask(policy: Policy, clips: Iterable[Clip], seed: int = 0) -> Answers:
     """
     contract, device = policy.contract, next(policy.parameters()).device
     rows: list[tuple[Tensor, ...]] = []
-    training = policy.training
-    policy.eval()
     for number, clip in enumerate(clips):
         held, needed = clip["action"].shape[1], contract.chunk + 1
         if held < needed or clip["video"].shape[1] < contract.history:
@@ -78,7 +77,7 @@ def ask(policy: Policy, clips: Iterable[Clip], seed: int = 0) -> Answers:
             text=text,
         )
         generator = torch.Generator().manual_seed(seed + number)
-        with torch.no_grad():
+        with _looking(policy), torch.no_grad():
             answer = policy.act(shown, generator)
         action, pad = clip["action"], clip["is_pad"]
         now = held - contract.chunk
@@ -92,7 +91,6 @@ def ask(policy: Policy, clips: Iterable[Clip], seed: int = 0) -> Answers:
                 clip["episode"],
             )
         )
-    policy.train(training)
     if not rows:
         raise ConfigError("there are no clips to ask the policy about")
     whole = [torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True)]
@@ -100,6 +98,17 @@ def ask(policy: Policy, clips: Iterable[Clip], seed: int = 0) -> Answers:
     return Answers(
         predicted.astype(float), true.astype(float), seen, before.astype(float), begun, episode
     )
+
+
+@contextmanager
+def _looking(policy: Policy) -> Iterator[None]:
+    """Put a policy in evaluation mode for a while."""
+    before = policy.training
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.train(before)
 
 
 def offline_scores(
@@ -164,10 +173,11 @@ class _Score:
                 f"commands of {answers.true.shape[2]} axes"
             )
         self.answers, self.names, self.resamples = answers, names, resamples
-        self.mean, self.std = mean, std
+        self.mean = mean
         self.grippers = [i for i, name in enumerate(names) if name.lower().endswith("gripper")]
         self.motion = [i for i in range(len(names)) if i not in self.grippers]
         self.moving = [i for i in self.motion if std[i] > STILL]
+        self.unit = np.where(std > STILL, std, 1.0)
         _, self.place = np.unique(answers.episode, return_inverse=True)
 
     def typical(self) -> Float64[np.ndarray, " a"]:
@@ -181,7 +191,7 @@ class _Score:
         """Return all errors of some commands."""
         seen, true = self.answers.seen, self.answers.true
         squared = np.square(predicted - true)
-        normal = squared / self.std**2
+        normal = squared / np.square(self.unit)
         every = (*self.motion, *self.grippers)
         found: dict[str, Any] = {
             "mse": {self.names[i]: self.mean_of(squared[..., i], seen) for i in every},
@@ -225,7 +235,7 @@ class _Score:
         seen = self.answers.seen
         if commands.shape[1] < 3 or not self.moving:
             return dict.fromkeys(("value", "low", "high"))
-        normal = commands[..., self.moving] / self.std[self.moving]
+        normal = (commands / self.unit)[..., self.moving]
         second = np.square(np.diff(normal, n=2, axis=1)).mean(-1)
         return self.mean_of(second, seen[:, 2:], np.sqrt)
 

@@ -6,7 +6,7 @@ mean over the last fifth of the held-out scores (and the fifth before it):
 
     converged    the error moved by at most a tenth between the two fifths
     variance     deviations fall short of 1 by at most 0.3 on average, and moved by at most 0.05
-    rank         states vary in at least a fiftieth of the directions that the batch could show
+    rank         states vary in at least two directions (effective rank; 1 is a line)
     copying      the error is below that of predicting that nothing changes
     actions      the error with others' actions is at least a twentieth higher
 """
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-NAMES = ("jepa_mse", "variance", "rank_share", "copy_mse", "shuffled_mse")
+NAMES = ("jepa_mse", "variance", "effective_rank", "copy_mse", "shuffled_mse")
 
 
 class Verdict(TypedDict):
@@ -36,7 +36,7 @@ class Phase1Rule:
         moved: largest relative change of the error at the end.
         variance: largest shortfall of deviations.
         variance_moved: largest change of it at the end.
-        rank: least share of the directions that a batch could show.
+        rank: least effective rank of the states of a held-out batch.
         sensitivity: least ratio of the error with others' actions to that with the right ones.
     """
 
@@ -45,7 +45,7 @@ class Phase1Rule:
     moved: float = 0.1
     variance: float = 0.3
     variance_moved: float = 0.05
-    rank: float = 0.02
+    rank: float = 2.0
     sensitivity: float = 1.05
 
 
@@ -100,10 +100,10 @@ def _reasons(n: Mapping[str, float], rule: Phase1Rule) -> list[str]:
             f"by {n['variance_moved']:.2f} at the end (at most {rule.variance_moved:g}): raise "
             "variance_weight, or add state to vicreg_on"
         )
-    if not n["rank_share"] >= rule.rank:
+    if not n["effective_rank"] >= rule.rank:
         found.append(
-            f"states vary in {n['rank_share']:.1%} of the directions they could (at least "
-            f"{rule.rank:.1%}): raise covariance_weight or batch_size"
+            f"states vary in {n['effective_rank']:.1f} directions (at least {rule.rank:g}): raise "
+            "covariance_weight or batch_size"
         )
     if not n["copy_ratio"] < 1:
         found.append(

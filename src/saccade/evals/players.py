@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from saccade.config import Config
-from saccade.errors import CheckpointError, ConfigError
+from saccade.errors import CheckpointError, ConfigError, DataError
 from saccade.evals.protocols import Pictures
 from saccade.evals.rollouts import Player, PlayerConfig, stand_still
 from saccade.scenes import Scene
@@ -119,8 +119,11 @@ class PolicyPlayer(Player):
 
         pictures = self.config.pictures
         ours = None if pictures is None else contract_of(pictures, scene)
-        actor = RemoteActor(self.config.url, ours)
-        self._foreign = ours is not None and actor.contract == ours
+        try:
+            actor = RemoteActor(self.config.url, ours)
+        except DataError as error:  # nobody is there: no rollout can be played, so none has crashed
+            raise ConfigError(str(error)) from error
+        self._foreign = not actor.ours
         return actor
 
 
@@ -142,7 +145,7 @@ def contract_of(pictures: Pictures, scene: Scene) -> "Contract":
 
 
 def drawn(scene: Scene, camera: str, pictures: Pictures) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw a frame as a protocol has it: through JPEG, and resized by Lanczos."""
+    """Draw a frame as a protocol has it: through JPEG, then resized."""
     frame = scene.render(camera, pictures.render, pictures.render)
     if pictures.jpeg:
         import simplejpeg
@@ -155,7 +158,8 @@ def drawn(scene: Scene, camera: str, pictures: Pictures) -> UInt8[np.ndarray, "h
         from PIL import Image
 
         size = (pictures.resize, pictures.resize)
-        frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+        way = Image.Resampling[pictures.resample.upper()]
+        frame = np.asarray(Image.fromarray(frame).resize(size, way))
     return frame
 
 

@@ -1,9 +1,11 @@
 """Evaluation protocols: every constant that a success rate depends on, by name.
 
-Published numbers come from three ways of evaluating in LIBERO that differ in horizon, settling,
+Published numbers come from four ways of evaluating in LIBERO that differ in horizon, settling,
 seeds and pictures; a rate without its protocol cannot be compared. Horizons count the policy's
 own steps: the steps in which the scene settles come before. Facts are from the authors' code, as
-of 2026-11; commands here have the gripper 1 open, 0 closed.
+of 2026-11; commands here have the gripper 1 open, 0 closed. One thing is not theirs: they seed a
+simulator once and reset it for trial after trial, here each rollout has a seed of its own, so that
+it does not depend on those before it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -21,16 +23,18 @@ class Pictures:
         cameras: in the order of its views.
         render: height and width of the drawn picture.
         jpeg: quality of a trip through JPEG (colours at half resolution); 0 leaves it out.
-        resize: height and width after Lanczos, antialiased; 0 keeps the drawn size.
+        resize: height and width after that, antialiased; 0 keeps the drawn size.
+        resample: how pictures are resized.
         orientation: of what the policy is shown.
         state_names: of the numbers beside the pictures.
-        chunk: actions that it answers with.
+        chunk: actions that it answers with, at least.
     """
 
     cameras: tuple[str, ...] = ("agentview", "wrist")
     render: int = 256
     jpeg: int = 0
     resize: int = 0
+    resample: Literal["lanczos", "bilinear"] = "lanczos"
     orientation: Literal["upright", "raw", "rot180"] = "rot180"
     state_names: tuple[str, ...] = (
         *("x", "y", "z", "rx", "ry", "rz"),
@@ -51,6 +55,7 @@ class Protocol:
         settle: steps before the policy's first, in which nothing is done.
         settle_gripper: the gripper's command in them; 0.5 commands no motion.
         env_seed: of the simulator, plus the seed of the rollout.
+        env_seed_per_trial: whether trial ``k`` adds ``k`` to it.
         policy_seed: of the policy's random numbers, together with the rollout's key.
         execute: actions of a chunk before the policy is asked again; 0 takes all.
         ensemble: exponential weight of averaging overlapping chunks; 0 does not.
@@ -65,6 +70,7 @@ class Protocol:
     settle: int = 10
     settle_gripper: float = 1.0
     env_seed: int = 0
+    env_seed_per_trial: bool = False
     policy_seed: int = 0
     execute: int = 0
     ensemble: float = 0.0
@@ -105,7 +111,8 @@ class Protocol:
             if value != before:
                 words.append(f"{name.replace('_', ' ')} {value} instead of {before}")
                 made = replace(made, **{name: value})
-        limits = {"trials": 1, "settle": 0, "execute": 0, "ensemble": 0, "env_seed": 0}
+        zero = dict.fromkeys(("settle", "execute", "ensemble", "env_seed", "policy_seed"), 0)
+        limits = {"trials": 1, **zero}
         low = {name: least for name, least in limits.items() if getattr(made, name) < least}
         if low or any(steps < 1 for _, steps in made.horizons):
             found = low or {"horizon": 1}
@@ -145,11 +152,22 @@ PROTOCOLS = {
         ),
         Protocol(
             name="lerobot",
-            source="huggingface/lerobot, lerobot/envs/libero.py (2026-08)",
+            source="huggingface/lerobot, lerobot/envs/libero.py and lerobot-eval (2026-08)",
             trials=10,
             horizons=_libero(spatial=280),
             env_seed=1000,
+            env_seed_per_trial=True,
             policy_seed=1000,
+        ),
+        Protocol(
+            name="openpi",
+            source="Physical-Intelligence/openpi, examples/libero/main.py (2026-08)",
+            trials=50,
+            horizons=_libero(spatial=220),
+            env_seed=7,
+            policy_seed=7,
+            execute=5,
+            pictures=Pictures(resize=224, resample="bilinear", chunk=10),  # pi0.5's; pi0 says 50
         ),
         Protocol(
             name="bc",

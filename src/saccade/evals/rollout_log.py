@@ -25,13 +25,13 @@ def read_log(path: Path) -> dict[Name, dict[str, Any]]:
     """
     found: dict[Name, dict[str, Any]] = {}
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    for number, line in enumerate(
-        lines[:-1], 1
-    ):  # what follows the last line end is torn, or empty
+    whole = lines[:-1]  # what follows the last line end is torn, or empty
+    for number, line in enumerate(whole, 1):
         try:
             record = json.loads(line)
             name = (record["who"], key_of(record))
-            crashed = record["crashed"]
+            if record["crashed"] is None and not isinstance(record["success"], bool):
+                raise TypeError(f"success is {record['success']!r:.20}")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: line {number} is damaged ({type(error).__name__}: {error}); delete that "
@@ -41,7 +41,7 @@ def read_log(path: Path) -> dict[Name, dict[str, Any]]:
             raise DataError(
                 f"{path}: line {number} repeats {name[1]}; two evaluations wrote into one folder"
             )
-        found[name] = {**record, "crashed": crashed}
+        found[name] = record
     return found
 
 
@@ -54,7 +54,7 @@ class RolloutLog:
     def __enter__(self) -> "RolloutLog":
         """Open the file, and cut off a torn last line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
+        self._file = self.path.open("a+b", buffering=0)  # closing must not write again
         self._file.seek(0)
         self._file.truncate(self._file.read().rfind(b"\n") + 1)
         return self
@@ -70,10 +70,11 @@ class RolloutLog:
             SpaceError: the disk is full; what was written of the line is dropped when next read.
         """
         try:
-            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+            left = json.dumps(record, allow_nan=False).encode() + b"\n"
+            while left:  # a disk that fills takes a part first
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise SpaceError(
                 f"{self.path}: {error.strerror}; free some space, then --resume"
-            ) from (error)
+            ) from error

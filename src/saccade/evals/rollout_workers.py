@@ -97,7 +97,7 @@ class _Worker:
         """Send a rollout; that the process died is for ``answer`` to find."""
         self.job = self.last = job
         self._begins("open")
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             self.pipe.send(job)
 
     def answer(self) -> dict[str, Any] | Crash | Refusal | None:
@@ -193,7 +193,8 @@ def _answers(
             answer = worker.answer()
             if answer is not None:
                 yield worker, answer
-        elif time.monotonic() > worker.deadline:
+        elif time.monotonic() > worker.deadline and not worker.pipe.poll():
+            # what it said while we were busy, or asleep ourselves, would be there
             yield worker, worker.overdue()
 
 
@@ -225,10 +226,7 @@ class _Actors:
                 self.scene.close()
                 self.scene = None
             (task,) = [task for task in self.stage.suite.tasks if task.name == key.task]
-            try:
-                self.scene, self.checked = self.stage.suite.open(task), set()
-            except DataError as error:  # a file is missing or damaged: no rollout can be played
-                raise ConfigError(str(error)) from error
+            self.scene, self.checked = self.stage.suite.open(task), set()
         return self.scene
 
     def player_of(self, job: Job, scene: Scene, tick: Callable[[str], None]) -> Player:
@@ -238,7 +236,7 @@ class _Actors:
         player = self.players[job.who]
         if job.who not in self.checked:
             tick("reset")
-            scene.reset(job.key.initial_state, self.stage.protocol.env_seed + job.key.seed)
+            scene.reset(job.key.initial_state, job.key.scene_seed(self.stage.protocol))
             tick("open")
             player.check(scene)
             self.checked.add(job.who)
@@ -266,12 +264,19 @@ def _work(stage: Stage, pipe: Connection) -> None:
                 player = actors.player_of(job, scene, tick)
                 film = None if job.film is None else Film(job.film)
                 pipe.send(play(scene, player, job.key, stage.protocol, tick, film))
-            except ModuleNotFoundError as error:
-                pipe.send(Refusal(ConfigError(f"{error.name} is not installed; saccade doctor")))
-            except (ConfigError, CheckpointError) as error:
-                pipe.send(Refusal(type(error)(str(error))))
             except BrokenPipeError:
                 raise
             except Exception as error:  # noqa: BLE001  a simulator may raise anything
-                pipe.send(Crash(f"{type(error).__name__}: {error}"))
+                crash = Crash(f"{type(error).__name__}: {error}")
+                pipe.send(_refusal(error, actors.scene is not None) or crash)
                 return  # nobody knows what state the simulator is in
+
+
+def _refusal(error: Exception, opened: bool) -> Refusal | None:
+    """Tell what would meet every rollout alike: whatever a user must mend first."""
+    if isinstance(error, ModuleNotFoundError):
+        return Refusal(ConfigError(f"{error.name} is not installed; run saccade doctor"))
+    alike = (ConfigError, CheckpointError)
+    if isinstance(error, alike if opened else (*alike, DataError)):  # a scene's file is damaged
+        return Refusal(type(error)(str(error)))
+    return None

@@ -41,6 +41,11 @@ class Key(NamedTuple):
         names = (zlib.crc32(name.encode()) for name in (self.suite, self.task))
         return (protocol.policy_seed, *names, self.initial_state, self.seed)
 
+    def scene_seed(self, protocol: Protocol) -> int:
+        """Return the seed of the simulator."""
+        trial = self.initial_state if protocol.env_seed_per_trial else 0
+        return protocol.env_seed + self.seed + trial
+
 
 class Player(ABC):
     """Who acts: a policy, or a floor. One per worker process; ``latencies`` are of one rollout."""
@@ -146,7 +151,7 @@ def play(
     """
     began = time.perf_counter()
     tick("reset")
-    scene.reset(key.initial_state, protocol.env_seed + key.seed)
+    scene.reset(key.initial_state, key.scene_seed(protocol))
     still = stand_still(scene, protocol.settle_gripper)
     for _ in range(protocol.settle):
         tick("step")

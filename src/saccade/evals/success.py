@@ -73,12 +73,6 @@ def rate(outcomes: Iterable[bool]) -> Rate:
     )
 
 
-def by_task(outcomes: Outcomes) -> dict[str, Rate]:
-    """Return the rate of each task, in the order of the keys."""
-    tasks = dict.fromkeys(key.task for key in outcomes)
-    return {task: rate(won for key, won in outcomes.items() if key.task == task) for task in tasks}
-
-
 def over_seeds(outcomes: Outcomes) -> dict[str, Any] | None:
     """Return the rate of each seed and Student's interval of their mean; None of one seed."""
     seeds = sorted({key.seed for key in outcomes})
@@ -187,17 +181,20 @@ def visible(rate: float, trials: int, *, power: float = 0.8, phi: float = 0.0) -
 def verdict(
     name: str,
     overall: Rate,
-    floors: Mapping[str, Paired],
+    floors: Mapping[str, Paired | None],
     asked: int,
     remark: str = "",
 ) -> dict[str, Any]:
-    """Say in one sentence what was found; a success beats every floor and lacks no rollout."""
+    """Say in one sentence what was found; a success beats every floor and lacks no rollout.
+
+    A floor is None where it and the player have no rollout in common.
+    """
     share = said(overall)
     missing = asked - overall.trials
     if not floors:
         rest, success = "no floor was run, so this says nothing yet", False
     else:
-        beaten = [floor for floor, found in floors.items() if found.better]
+        beaten = [floor for floor, found in floors.items() if found and found.better]
         unbeaten = [floor for floor in floors if floor not in beaten]
         success = not unbeaten and not missing
         rest = f"it beats {listed(beaten)}" if beaten else ""
@@ -205,7 +202,10 @@ def verdict(
             rest += ", but " * bool(beaten) + f"it is not shown to beat {listed(unbeaten)}"
     sentence = f"{name} succeeds in {share}: {rest}."
     details = [f"{count_of(missing)} of {asked:,} crashed or are missing."] if missing else []
-    details += [f"Beside {floor}: {told(found)}." for floor, found in floors.items()]
+    details += [
+        f"Beside {floor}: {told(found) if found else 'no rollout in common'}."
+        for floor, found in floors.items()
+    ]
     return {"sentence": sentence, "success": success, "details": details + [remark] * bool(remark)}
 
 

@@ -29,12 +29,7 @@ from saccade.evals.phase1 import phase_1_verdict
 from saccade.experiments.source import Parts, Report, recorded_size
 from saccade.experiments.training import Training, count
 from saccade.models.language import Language
-from saccade.models.policies.conditions import StateConditionConfig
-from saccade.models.policies.policy import ImitationPolicyConfig
-from saccade.models.policies.visual import VisualConditionConfig
-from saccade.models.pretrained import PretrainedConfig
-from saccade.models.state_encoder import PretrainedStateEncoderConfig
-from saccade.objectives.imitation import Imitation, ImitationConfig
+from saccade.objectives.imitation import Imitation
 from saccade.objectives.temporal_jepa import TemporalJepa, TemporalJepaConfig
 from saccade.train.log import Progress
 from saccade.types import Contract, Objective
@@ -44,7 +39,11 @@ LOOKED_AT = 256  # frames of the training part that thumbnails are the mean of
 
 
 class Statistics(NamedTuple):
-    """Mean and deviation of the actions and states of every frame; grippers of actions as are."""
+    """Mean and deviation of the actions and states of every frame; grippers of actions as are.
+
+    A state that never varied in training has the deviation 1: it will vary at work, by a little
+    that must stay little.
+    """
 
     action_mean: Float[Tensor, " a"]
     action_std: Float[Tensor, " a"]
@@ -67,12 +66,8 @@ def statistics(episodes: Episodes) -> Statistics:
     grippers = [i for i, name in enumerate(episodes.action_names) if _is_gripper(name)]
     found[0][grippers], found[1][grippers] = 0.0, 1.0
     action_mean, action_std, state_mean, state_std = found
-    return Statistics(
-        action_mean,
-        action_std.clamp_min(SMALLEST_STD),
-        state_mean,
-        state_std.clamp_min(SMALLEST_STD),
-    )
+    state_std[state_std < SMALLEST_STD] = 1.0
+    return Statistics(action_mean, action_std.clamp_min(SMALLEST_STD), state_mean, state_std)
 
 
 def thumbnails(parts: Parts) -> Float[Tensor, "v 3 16 16"]:
@@ -131,6 +126,12 @@ class ActingTraining(Training):
                 f"{len(data.action_names)} ({', '.join(data.action_names)}); set action_size, or "
                 "a policy's action_names"
             )
+        step = self.window.step_seconds
+        if step and abs(step * data.fps - 1) > 0.01:
+            raise ConfigError(
+                f"step_seconds is {step:g}, and the data hold a command every {1 / data.fps:g} s; "
+                "commands cannot be left out: set step_seconds to 0"
+            )
         if self.augment.margin or self.augment.flip:
             raise ConfigError(
                 f"augment.margin is {self.augment.margin} and augment.flip {self.augment.flip:g}: "
@@ -145,18 +146,8 @@ class ActingTraining(Training):
                     raise DataError(f"an instruction of the data: {error}") from error
 
     def contract(self, parts: Parts, image_size: int, **shape: int) -> Contract:
-        """Return what data of this kind show and command.
-
-        Raises:
-            ConfigError: steps of the window that are not those of the data.
-        """
+        """Return what data of this kind show and command."""
         data, reader = parts.whole, self.source.episodes
-        step = self.window.step_seconds
-        if step and abs(step * data.fps - 1) > 0.01:
-            raise ConfigError(
-                f"step_seconds is {step:g}, and the data hold a command every {1 / data.fps:g} s; "
-                "commands cannot be left out: set step_seconds to 0"
-            )
         unit = getattr(reader, "action", "")
         versions = {
             f"{name} {version}"
@@ -367,27 +358,3 @@ class PolicyTraining(ActingTraining):
             'policy = Policy.from_pretrained("PATH/TO/THIS/FOLDER")\n'
             f"```\n\n{self.about(parts)}"
         )
-
-
-def with_encoder(training: Training, folder: Path) -> PolicyTraining:
-    """Return the training of the same policy over what a run has exported: ``--encoder RUN``.
-
-    Raises:
-        ConfigError: it trains no policy over an encoder.
-    """
-    objective = training.objective
-    policy = objective.policy if isinstance(objective, ImitationConfig) else None
-    if not (isinstance(training, PolicyTraining) and isinstance(policy, ImitationPolicyConfig)):
-        raise ConfigError(
-            "the recipe trains no policy, and so has no encoder to replace; use one that does, "
-            "such as statevla:phase2"
-        )
-    condition = policy.condition
-    if isinstance(condition, StateConditionConfig):
-        condition = replace(condition, encoder=PretrainedStateEncoderConfig(folder=folder))
-    elif isinstance(condition, VisualConditionConfig):
-        encoder = PretrainedConfig(folder=folder, trainable=not condition.frozen)
-        condition = replace(condition, encoder=encoder)
-    else:
-        raise ConfigError(f"{type(condition).__name__} has no encoder that could be replaced")
-    return replace(training, objective=ImitationConfig(policy=replace(policy, condition=condition)))

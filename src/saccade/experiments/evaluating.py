@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saccade.checkpoint import write_atomic
-from saccade.errors import ConfigError, Stopped
+from saccade.errors import CheckpointError, ConfigError, Stopped
 from saccade.evals.protocols import Protocol
 from saccade.evals.rollout_log import FILE, Name, RolloutLog, read_log
 from saccade.evals.rollout_workers import Crash, Job, Limits, Stage, play_all
 from saccade.evals.rollouts import Key, PlayerConfig, plan
+from saccade.evals.success import compare
 from saccade.experiments.parallel import stopped_by_sigterm
-from saccade.experiments.success_rates import SETTINGS, judge, load
+from saccade.experiments.success_rates import SETTINGS, judge, load, read_settings
 from saccade.report.results import RESULTS
 from saccade.report.success_page import write_success_report
 from saccade.scenes import Suite, Task
@@ -137,12 +138,15 @@ class Evaluation:
         Raises:
             ConfigError: settings that do not fit one another, the suite or the folder.
             CheckpointError: the folder was begun with other settings.
-            DataError: several rollouts crashed in a row; the finished ones are kept.
+            DataError: an evaluation to compare with has no rollout in common; or several rollouts
+                crashed in a row, and the finished ones are kept.
             Stopped: a signal came; the finished rollouts are kept.
         """
         self.protocol.horizon(self.suite.name)
         jobs = self.jobs()
         others = [load(place) for place in self.against]
+        for other in others:  # to say so now, not when all is played
+            compare(dict.fromkeys(self.keys(), False), other.outcomes)
         began = time.perf_counter()
         with lock(folder):
             self._begin(folder, resume)
@@ -161,13 +165,18 @@ class Evaluation:
     def _begin(self, folder: Path, resume: bool) -> None:
         """Open a new folder, or one that these settings began."""
         path, now = folder / SETTINGS, self.settings()
+        if (folder / FILE).exists() and not path.is_file():
+            raise CheckpointError(
+                f"{folder} has {FILE} but no {SETTINGS}, so nobody knows what was played; give "
+                "another --out, or delete the file"
+            )
         if path.is_file():
             if not resume:
                 raise ConfigError(
                     f"{folder} holds an evaluation; give --resume to go on with it, --overwrite "
                     "to delete it, or another --out"
                 )
-            before = json.loads(path.read_text())
+            before = read_settings(folder)
             # Floors may be added and left out on the way: a floor's outcomes are its own.
             shared = before["players"].keys() & now["players"].keys()
             require_same(_decisive(before, shared), _decisive(now, shared), path)
@@ -178,7 +187,7 @@ class Evaluation:
         """Play what the log lacks, and what crashed when it was last tried."""
         found = read_log(folder / FILE)
         asked = {(job.who, job.key): job for job in jobs}
-        done = [name for name in asked if name in found and found[name]["crashed"] is None]
+        done = {name for name in asked if name in found and found[name]["crashed"] is None}
         missing = [job for name, job in asked.items() if name not in done]
         wins = {
             who: [found[name]["success"] for name in done if name[0] == who] for who, _ in asked

@@ -68,6 +68,8 @@ class Offline:
             ConfigError: there is no such part, or another data set has other axes.
             CheckpointError: the folder holds no policy.
         """
+        if self.samples < 0:
+            raise ConfigError(f"samples is {self.samples}; give 1 or more, or 0 for every moment")
         training, policy = self.training(), Policy.from_pretrained(self.folder)
         contract = policy.contract
         source = replace(training.source, cameras=contract.cameras, camera="")

@@ -19,6 +19,7 @@ from saccade.report.success_page import FORMAT, KIND
 from saccade.scenes import Task
 
 SETTINGS = "evaluation.json"
+NEEDED = {"name": str, "suite": str, "versions": dict, "protocol": dict, "players": dict}
 Records = Mapping[Name, dict[str, Any]]
 
 
@@ -36,16 +37,26 @@ def load(folder: Path) -> Other:
     Raises:
         DataError: the folder holds none, or is damaged.
     """
+    settings = read_settings(folder)
+    return Other(folder, settings, outcomes_of(read_log(folder / FILE), settings["name"]))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what an evaluation was begun with.
+
+    Raises:
+        DataError: the folder holds none, or is damaged.
+    """
     try:
         settings = json.loads((folder / SETTINGS).read_text())
-        name, title = settings["name"], settings["protocol"]["title"]
+        if wrong := [key for key in NEEDED if not isinstance(settings[key], NEEDED[key])]:
+            raise TypeError(", ".join(wrong))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder} holds no evaluation ({SETTINGS}: {type(error).__name__}); give the --out "
-            "of saccade evaluate"
+            f"{folder} holds no evaluation ({SETTINGS}: {type(error).__name__} {error!s:.80}); "
+            "give the --out of saccade evaluate"
         ) from error
-    del title  # it must be there
-    return Other(folder, settings, outcomes_of(read_log(folder / FILE), name))
+    return settings
 
 
 def outcomes_of(records: Records, who: str) -> dict[Key, bool]:
@@ -60,7 +71,7 @@ def outcomes_of(records: Records, who: str) -> dict[Key, bool]:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Name what two evaluations did not do alike, so that their difference may come from it."""
     ours, theirs = one["protocol"], other["protocol"]
-    names = ("horizon", "settle", "settle_gripper", "env_seed")
+    names = ("horizon", "settle", "settle_gripper", "env_seed", "env_seed_per_trial")
     found = [
         f"{name.replace('_', ' ')} {ours[name]} and {theirs[name]}"
         for name in names
@@ -89,11 +100,15 @@ def judge(
     kept = {key: found for key, found in records.items() if key in asked}
     won = {who: outcomes_of(kept, who) for who in dict.fromkeys(job.who for job in jobs)}
     mine = won[name]
-    compared = {who: success.compare(mine, won[who]) for who in won if who != name and won[who]}
+    floors = {
+        who: success.compare(mine, won[who]) if mine.keys() & won[who].keys() else None
+        for who in won
+        if who != name
+    }
     crashed = [found for found in kept.values() if found["crashed"] is not None]
     wanted = sum(job.who == name for job in jobs)
     overall = success.rate(mine.values())
-    ended = [found for found in kept.values() if found["crashed"] is None and found["who"] == name]
+    ended = [found for found in kept.values() if found["crashed"] is None]
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -119,13 +134,18 @@ def judge(
                 "overall": success.rate(won[who].values())._asdict(),
                 "compared": _json(found),
             }
-            for who, found in compared.items()
+            for who, found in floors.items()
+            if found is not None
         },
-        "against": [_against(settings, mine, other) for other in others],
-        "latency": _latency(ended),
+        "against": [
+            _against(settings, mine, other)
+            for other in others
+            if mine.keys() & other.outcomes.keys()
+        ],
+        "latency": _latency([found for found in ended if found["who"] == name]),
         "videos": list(films),
         "alarms": [*alarms, *_alarms(settings, kept, won, others)],
-        "verdict": success.verdict(name, overall, compared, wanted, settings["remark"]),
+        "verdict": success.verdict(name, overall, floors, wanted, settings["remark"]),
         "seconds": {"all rollouts": sum(found["seconds"] for found in ended)},
     }
 

@@ -31,10 +31,10 @@ def suite_named(name: str, assets: Path | None = None) -> Suite:
 
         return LiberoSuite(name, assets)
     if family == "metaworld":
-        from saccade.sim.metaworld_suite import MetaWorldSuite
-
         if not tasks:
             raise ConfigError("metaworld needs tasks: for example metaworld:reach,push")
+        from saccade.sim.metaworld_suite import MetaWorldSuite
+
         return MetaWorldSuite(tuple(tasks.split(",")))
     raise ConfigError(
         f"there is no suite {name!r}; there are libero_spatial, libero_object, libero_goal, "

@@ -79,7 +79,13 @@ class Training:
         return list(self.fixed(parts))
 
     def fixed(self, parts: Parts) -> FixedBatches:
-        """Return the same, read whenever it is asked for."""
+        """Return the same, read whenever it is asked for.
+
+        Raises:
+            ConfigError: there would be none.
+        """
+        if self.eval_samples < 1:
+            raise ConfigError(f"eval_samples is {self.eval_samples}; evaluations need 1 or more")
         return fixed_batches(
             parts.select,
             self.window,

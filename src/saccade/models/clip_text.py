@@ -151,7 +151,9 @@ class ClipText(Language):
                 f"the tokenizer gives token {max(ids)}, the network knows "
                 f"{self.network.config.vocab_size}; they are not of one model"
             )
-        found = self.network(torch.tensor([ids], device=self.words.device))
+        device = self.words.device
+        with torch.autocast(device.type, enabled=False):  # vectors are kept: the same for everyone
+            found = self.network(torch.tensor([ids], device=device))
         if self.pooled:
             return found.pooler_output.float()
         words = found.last_hidden_state[0].float()

@@ -64,6 +64,7 @@ def load_network(kind: Any, settings: Any, folder: Path, others: Collection[str]
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, by name
                 dtype=torch.float32,
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -77,7 +78,13 @@ def load_network(kind: Any, settings: Any, folder: Path, others: Collection[str]
         for name in told["unexpected_keys"]
         if not name.startswith(tuple(others)) and not name.endswith(".position_ids")  # constants
     )
-    wrong = {"missing": sorted(told["missing_keys"]), "left over": extra}
+    shapes = sorted(
+        f"{name} {tuple(found)} should be {tuple(expected)}"
+        for name, found, expected in told["mismatched_keys"]
+    )
+    other = {name.partition(" ")[0] for name in shapes}  # transformers calls them missing, too
+    missing = sorted(set(told["missing_keys"]) - other)
+    wrong = {"missing": missing, "left over": extra, "of another shape": shapes}
     if any(wrong.values()):
         listed = "; ".join(f"{len(v)} {k}: {', '.join(v[:8])}" for k, v in wrong.items() if v)
         raise CheckpointError(f"{folder} does not fit {kind.__name__}: {listed}")

@@ -120,7 +120,8 @@ class StateEncoder(nn.Module):
         self.context = ContextEncoder(config)
         self.state_proj = nn.Sequential(nn.Linear(config.dim, config.dim), nn.LayerNorm(config.dim))
         if config.standardise_state:
-            self.register_buffer("state_mean", torch.zeros(config.state_size))
+            unknown = torch.full((config.state_size,), torch.nan)  # never silently as they are
+            self.register_buffer("state_mean", unknown)
             self.register_buffer("state_std", torch.ones(config.state_size))
 
     def train(self, mode: bool = True) -> "StateEncoder":
@@ -129,6 +130,14 @@ class StateEncoder(nn.Module):
         self.language.eval()
         if self.vision is not None:
             self.vision.eval()
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "StateEncoder":
+        """Train, or do not, what is not frozen for good."""
+        super().requires_grad_(requires_grad)
+        self.language.requires_grad_(False)
+        if self.vision is not None:
+            self.vision.requires_grad_(False)
         return self
 
     def set_statistics(self, mean: Float[Tensor, " s"], std: Float[Tensor, " s"]) -> None:

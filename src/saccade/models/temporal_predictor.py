@@ -67,8 +67,9 @@ class TemporalPredictor(nn.Module):
         self.out = nn.Linear(hidden, dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.register_buffer("action_mean", torch.zeros(self.motions))
+        self.register_buffer("action_mean", torch.full((self.motions,), torch.nan))
         self.register_buffer("action_std", torch.ones(self.motions))
+        self._known = False
 
     def set_statistics(self, mean: Float[Tensor, " a"], std: Float[Tensor, " a"]) -> None:
         """Keep the mean and deviation of the training data's actions; grippers' are not used."""
@@ -76,7 +77,17 @@ class TemporalPredictor(nn.Module):
         self.action_std.copy_(std[: self.motions].clamp_min(1e-6))
 
     def normalise(self, action: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
-        """Standardise motions; turn grippers, 1 open and 0 closed, to -1 open and 1 closed."""
+        """Standardise motions; turn grippers, 1 open and 0 closed, to -1 open and 1 closed.
+
+        Raises:
+            ConfigError: there are no statistics yet.
+        """
+        if not self._known and not bool(self.action_mean.isfinite().all()):
+            raise ConfigError(
+                "the predictor does not know how actions are spread; call set_statistics with the "
+                "training data's mean and deviation"
+            )
+        self._known = True
         motion, gripper = action[:, : self.motions], action[:, self.motions :]
         return torch.cat([(motion - self.action_mean) / self.action_std, 1 - 2 * gripper], 1)
 

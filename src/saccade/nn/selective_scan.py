@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.autograd.function import once_differentiable
 
 from saccade.errors import ConfigError
 
 How = Literal["auto", "eager", "compiled", "kernel"]
 Chunk = Callable[..., tuple[Tensor, ...]]
+SHAPES = 64  # batches of as many sizes can be compiled for; torch would give up after 8
 KERNEL = "mamba_ssm.ops.selective_scan_interface"
 
 
@@ -286,6 +286,9 @@ EAGER = Ways(8, _eager_forward, _eager_backward, whole=False)
 @cache
 def _compiled() -> Ways:
     """Compile on first use; four steps at a time, for what a chunk makes must stay in the cache."""
+    from torch._dynamo import config as limits  # takes longer to import than all of this package
+
+    limits.recompile_limit = max(limits.recompile_limit, SHAPES)
     compiler = torch.compile(dynamic=False, fullgraph=True)
     return Ways(
         4, _explained(compiler(_traced_forward)), _explained(compiler(_traced_backward)), whole=True
@@ -294,12 +297,13 @@ def _compiled() -> Ways:
 
 def _explained(chunk: Chunk) -> Chunk:
     """Turn a failure to compile into one sentence; compiling happens in the first calls."""
+    from torch._dynamo.exc import TorchDynamoException
 
     def run(*given: Tensor) -> tuple[Tensor, ...]:
         try:
             return chunk(*given)
         except TorchDynamoException as error:
-            first = str(error).strip().partition("\n")[0]
+            first = " ".join(str(error).split("\n")[:2]).strip()  # who failed, then why
             raise ConfigError(
                 f"the compiled scan cannot be made on this machine ({first}); install a C++ "
                 "compiler, or choose how='eager' or SACCADE_SCAN=eager"

@@ -9,18 +9,15 @@ where these are no higher than the loss, the policy acts without looking, or wit
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from saccade.config import Config
-from saccade.errors import CheckpointError
+from saccade.models.frozen import leave_out
 from saccade.models.policies.policy import ImitationPolicy
 from saccade.types import Clip, Objective, Observation, Preprocessing
-
-DIGEST = "frozen_digest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +41,7 @@ class Imitation(Objective):
         self.config = config
         self.policy = config.policy.build()
         if self.policy.condition.kept_elsewhere:
-            self.register_state_dict_post_hook(_without_frozen)
-            self.register_load_state_dict_pre_hook(_with_frozen)
+            leave_out(self, [f"policy.condition.{c}" for c in self.policy.condition.frozen])
 
     def terms(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
         """Return the policy's losses; their sum is the action loss."""
@@ -73,7 +69,7 @@ class Imitation(Objective):
         return seen if condition.tokens is None else {**seen, "tokens": condition.tokens}
 
     def without_target(self, clip: Clip) -> Clip:
-        """Turn every command into its opposite, and invert the frame of a goal."""
+        """Turn every command into its opposite, and change all that is sensed at a goal."""
         action = -clip["action"]
         for axis in self.policy.grippers:
             action[..., axis] = 1 - clip["action"][..., axis]
@@ -82,7 +78,9 @@ class Imitation(Objective):
         if clip["video"].shape[1] > history:
             video = clip["video"].clone()
             video[:, history:] = 255 - video[:, history:]
-            blind["video"] = video
+            state = clip["state"].clone()
+            state[:, history:] = -1 - state[:, history:]
+            blind["video"], blind["state"] = video, state
         return blind
 
     def baselines(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
@@ -109,37 +107,3 @@ def other_texts(texts: Sequence[str]) -> list[str]:
     """Give each sample the next other instruction of the batch; the same, if there is only one."""
     kinds = list(dict.fromkeys(texts))
     return [kinds[(kinds.index(text) + 1) % len(kinds)] for text in texts]
-
-
-def _frozen_prefixes(objective: nn.Module, prefix: str) -> tuple[str, ...]:
-    assert isinstance(objective, Imitation)
-    frozen = objective.policy.condition.frozen
-    return tuple(f"{prefix}policy.condition.{child}." for child in frozen)
-
-
-def _without_frozen(
-    objective: nn.Module, state: dict[str, Any], prefix: str, metadata: Any
-) -> None:
-    """Keep frozen weights, which another folder has, out of checkpoints; keep their digest."""
-    del metadata
-    assert isinstance(objective, Imitation)
-    for name in [name for name in state if name.startswith(_frozen_prefixes(objective, prefix))]:
-        del state[name]
-    digest = bytearray.fromhex(objective.frozen_digest())
-    state[prefix + DIGEST] = torch.frombuffer(digest, dtype=torch.uint8)
-
-
-def _with_frozen(objective: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Take frozen weights from where they were loaded, if they are the same as ever."""
-    del others
-    assert isinstance(objective, Imitation)
-    saved = bytes(state.pop(prefix + DIGEST).cpu().tolist()).hex()
-    if saved != objective.frozen_digest():
-        raise CheckpointError(
-            "the frozen encoder is not the one that this run began with: the folder it was loaded "
-            "from has changed; restore it, or begin a new run"
-        )
-    condition = objective.policy.condition
-    for child in condition.frozen:
-        name = f"{prefix}policy.condition.{child}."
-        condition.get_submodule(child).state_dict(destination=state, prefix=name)

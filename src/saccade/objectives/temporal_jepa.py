@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from saccade.config import Config
 from saccade.errors import ConfigError, NumericError
 from saccade.models import state_encoder, temporal_predictor
+from saccade.models.frozen import leave_out
 from saccade.models.state_encoder import StateEncoder, moment
 from saccade.models.temporal_predictor import TemporalPredictorConfig
 from saccade.objectives.future_pixels import invert_last
@@ -37,6 +38,7 @@ from saccade.objectives.vicreg import effective_rank, gather, participation, vic
 from saccade.types import Clip, Objective, Preprocessing
 
 FEW = 8  # samples below which their directions say nothing
+NETWORKS = ("language", "vision")  # of an encoder; others trained them
 SCOPES = {"encoder": ("context",), "full": ("tokeniser", "context", "state_proj")}
 Source = Literal["prediction", "state", "target"]
 
@@ -127,9 +129,6 @@ class TemporalJepa(Objective):
         if not isinstance(self.encoder, StateEncoder):
             raise ConfigError(f"the encoder is a {type(self.encoder).__name__}, not a StateEncoder")
         self.encoder.requires_grad_(True)
-        for frozen in (self.encoder.language, self.encoder.vision):
-            if frozen is not None:
-                frozen.requires_grad_(False)
         self.predictor = TemporalPredictorConfig(
             dim=self.encoder.dim,
             action_size=config.action_size,
@@ -141,8 +140,9 @@ class TemporalJepa(Objective):
         ).requires_grad_(False)
         self.register_buffer("collapsed", torch.zeros((), dtype=torch.int64))  # updates in a row
         self.spread: tuple[Tensor, Tensor] | None = None  # of the last training batch
-        self.register_state_dict_post_hook(_without_networks)
-        self.register_load_state_dict_pre_hook(_with_networks)
+        networks = [f"encoder.{name}" for name in NETWORKS if _learned(self.encoder, name)]
+        if networks:  # they would make every checkpoint as large as they are
+            leave_out(self, networks)
 
     def set_statistics(
         self,
@@ -363,26 +363,7 @@ def error(predicted: Float[Tensor, "b d"], target: Float[Tensor, "b d"]) -> Floa
     return (predicted.float() - target.float()).square().mean()
 
 
-def _networks(objective: nn.Module) -> dict[str, Tensor]:
-    """Return the frozen networks' weights, which would make every checkpoint as large as they."""
-    assert isinstance(objective, TemporalJepa)
-    parts = ("language.", "vision.")
-    named = objective.encoder.named_parameters()
-    return {f"encoder.{name}": p.data for name, p in named if name.startswith(parts)}
-
-
-def _without_networks(
-    objective: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any
-) -> None:
-    del metadata
-    for name in _networks(objective):
-        state.pop(prefix + name, None)
-
-
-def _with_networks(
-    objective: nn.Module, state: dict[str, Tensor], prefix: str, *others: Any
-) -> None:
-    """Take them from where they were loaded."""
-    del others
-    for name, value in _networks(objective).items():
-        state.setdefault(prefix + name, value)
+def _learned(encoder: StateEncoder, name: str) -> bool:
+    """Tell whether a part of an encoder is a network, and not a table or a hash."""
+    part = getattr(encoder, name)
+    return part is not None and next(part.parameters(), None) is not None

@@ -1,5 +1,8 @@
 """What keeps representations from collapsing, and how far they are from it, over all ranks.
 
+All is computed in the type of what is given, under autocast too: in bfloat16 products of states
+that vary by a hundredth of a deviation are rounding.
+
 Variance and covariance terms: VICReg, Bardes et al., 2022, https://arxiv.org/abs/2105.04906
 """
 
@@ -19,7 +22,7 @@ def vicreg(z: Float[Tensor, "b d"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""
     """Return how far deviations fall short of 1, and how far dimensions repeat each other."""
     samples, dim = z.shape
     centred = z - z.mean(0)
-    covariance = centred.T @ centred / (samples - 1)
+    covariance = _product(centred.T) / (samples - 1)
     variance = covariance.diagonal()
     short = torch.relu(1 - (variance + TINY_VARIANCE).sqrt()).mean()
     return short, (covariance.square().sum() - variance.square().sum()) / dim
@@ -31,8 +34,13 @@ def participation(z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     Nearly free, and never above the effective rank.
     """
     centred = z - z.mean(0)
-    gram = centred @ centred.T  # its eigenvalues are those of the covariance, but for a factor
+    gram = _product(centred)  # its eigenvalues are those of the covariance, but for a factor
     return gram.trace().square() / gram.square().sum().clamp_min(1e-30)
+
+
+def _product(z: Float[Tensor, "a b"]) -> Float[Tensor, "a a"]:
+    with torch.autocast(z.device.type, enabled=False):
+        return z @ z.T
 
 
 def effective_rank(z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:

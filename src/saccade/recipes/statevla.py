@@ -3,11 +3,11 @@
 Beside it stands behaviour cloning as LIBERO does it, over any encoder. The documents train each
 phase for 1000 epochs of 70,007 windows (70 million samples, 1.09 million steps of 64) at a constant
 rate; the defaults here are budgets of about 30 epochs, warmed up and then lowered:
---train.samples is theirs if you have the days. --data is another data set, and phase 2 takes
---objective.policy.condition.encoder.folder RUN.
+--train.samples is theirs if you have the days. --data is another data set, and --encoder RUN what
+phase 2 or behaviour cloning sees with.
 
 Instructions become fixed vectors by a hash, which tells ten tasks apart and knows nothing of what
-words mean; --objective.encoder.language.file of a ``TableLanguageConfig`` is the documents' way.
+words mean; --language with a table of `saccade data language`, or a CLIP, is the documents' way.
 """
 
 from pathlib import Path
@@ -45,6 +45,8 @@ DEBUG_ENCODER = StateEncoderConfig(
     depth=1,
     modality_std=0.02,
 )
+
+DEBUG_TRAIN = TrainConfig(samples=64, batch_size=8, workers=0, eval_every=4, save_every=4)
 
 
 def source(episodes: Config[Episodes]) -> SourceConfig:
@@ -215,6 +217,3 @@ def bc_debug() -> PolicyTraining:
         eval_samples=32,
         train=DEBUG_TRAIN,
     )
-
-
-DEBUG_TRAIN = TrainConfig(samples=64, batch_size=8, workers=0, eval_every=4, save_every=4)

@@ -123,7 +123,7 @@ def bars(tasks: Sequence[Mapping[str, Any]], name: str, floors: Sequence[str]) -
     )
 
     def paint(axes: Axes) -> None:
-        look = Look("method0", "o", True)
+        look, told = Look("method0", "o", True), set[str]()  # floors that the legend names
         for y, row in enumerate(tasks):
             found = row["rate"]
             axes.barh(y, 100 * found["value"], 0.62, color=(look.colour, 0.35), edgecolor="none")
@@ -134,7 +134,8 @@ def bars(tasks: Sequence[Mapping[str, Any]], name: str, floors: Sequence[str]) -
                 if other is None or other["value"] is None:
                     continue
                 mark = Look("floor", figures.MARKERS[(index + 1) % len(figures.MARKERS)], False)
-                label = floor if y == 0 else None
+                label = None if floor in told else floor
+                told.add(floor)
                 style = {**mark.mark(5), "ls": "none"}
                 axes.plot(100 * other["value"], y, zorder=4, label=label, **style)
         axes.set_yticks(range(len(tasks)), [short(row["instruction"], 52) for row in tasks])

@@ -98,13 +98,14 @@ def collect(config: CollectConfig, progress: Callable[[Progress], None] | None =
         BusyError: another process collects into this folder.
         DataError: an episode cannot be recorded, or no episode succeeded.
     """
-    config = _checked(config)
+    config = checked(config)
     start, told = time.monotonic(), progress or (lambda _: None)
     slots = slots_of(config.tasks, config.episodes)
     with lock(config.out):
         foreign = (config.out / "meta").exists()
         log = Record.open(config.out, settings_of(config), foreign)
         if not (config.out / "meta" / "info.json").is_file():
+            log.go_on_with(_versions())
             writer = _open_writer(config)
             fill(Recorder(config, writer), slots, writer.staged(), log, config.workers, told)
             if len(log.given_up) == len(slots):
@@ -155,7 +156,12 @@ def _add_noise(
     return np.rint(noisy).clip(0, 255).astype(np.uint8)
 
 
-def _checked(config: CollectConfig) -> CollectConfig:
+def checked(config: CollectConfig) -> CollectConfig:
+    """Return the settings with whole names of tasks, and each camera once.
+
+    Raises:
+        ConfigError: a setting is out of range, or there is no such task.
+    """
     limits = {
         "episodes": (1, 1_000_000),
         "size": (16, 2048),
@@ -219,7 +225,6 @@ def _open_writer(config: CollectConfig) -> LeRobotWriter:
             for camera in config.cameras
         }
         fps = simulator.fps / config.stride
-    versions = {name: version(name) for name in ("metaworld", "mujoco")}
     return LeRobotWriter(
         config.out,
         fps=fps,
@@ -227,5 +232,9 @@ def _open_writer(config: CollectConfig) -> LeRobotWriter:
         state_names=AXES,
         action_names=AXES,
         cameras=dict.fromkeys(config.cameras, (config.size, config.size)),
-        extra={"cameras": cameras, "collection": settings_of(config), "versions": versions},
+        extra={"cameras": cameras, "collection": settings_of(config), "versions": _versions()},
     )
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("metaworld", "mujoco")}

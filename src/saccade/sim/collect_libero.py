@@ -21,7 +21,7 @@ from jaxtyping import Float32, Float64, UInt8
 from saccade.data.lerobot.writer import LeRobotWriter
 from saccade.data.libero import writer as hdf5
 from saccade.data.libero.files import CAMERAS, FPS
-from saccade.data.libero.reader import JOINTS, POSE
+from saccade.data.libero.reader import FINGERS, JOINTS, POSE
 from saccade.data.libero.writer import Demonstration, LiberoWriter
 from saccade.errors import ConfigError, DataError
 from saccade.scenes import Task
@@ -36,17 +36,19 @@ from saccade.sim.crew import (
     settings_of,
     slots_of,
 )
-from saccade.sim.libero.experts.expert import Expert
+from saccade.sim.libero import package
+from saccade.sim.libero.experts.expert import Expert, has_skill
 from saccade.sim.libero.scene import LiberoScene
-from saccade.sim.libero.suite import LiberoSuite
+from saccade.sim.libero.suite import LiberoSuite, tasks_of
 
 SuiteName = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
 
 SETTLE = 10  # steps before the first frame, in which things fall to rest; evaluations take as many
 IDLE = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
-LIMITS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
-LIMIT = 400
-FINGERS = ("gripper_left", "gripper_right")
+LIMITS: dict[SuiteName, int] = {
+    "libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520,
+    "libero_90": 400,
+}  # fmt: skip
 STATE = (*POSE, *FINGERS)  # what LeRobot's own data sets of LIBERO have
 
 
@@ -94,7 +96,7 @@ class LiberoCollectConfig:
     @property
     def limit(self) -> int:
         """Steps after which an attempt has failed."""
-        return self.max_steps or LIMITS.get(self.suite, LIMIT)
+        return LIMITS[self.suite] if self.max_steps is None else self.max_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +126,17 @@ def collect_libero(
         BusyError: another process collects into this folder.
         DataError: an episode cannot be recorded, or no episode succeeded.
     """
+    config = checked(config, tasks_of(config.suite))
     suite = LiberoSuite(config.suite, config.assets)
-    config = checked(config, suite)
     start, folder, told = time.monotonic(), config.folder, progress or (lambda _: None)
     slots = slots_of(config.tasks, config.episodes)
     with lock(folder):
         foreign = (folder / "meta").exists() or any(folder.glob("*.hdf5"))
         log = Record.open(folder, settings_of(config, ("out", "workers", "assets")), foreign)
-        if not _finished(config):
+        if _finished(config):
+            hdf5.tidy(folder)
+        else:
+            log.go_on_with(suite.versions() | {"remark": suite.remark})
             recorder = Recorder(config, suite)
             fill(recorder, slots, recorder.writer.staged(), log, config.workers, told)
             if len(log.given_up) == len(slots):
@@ -279,11 +284,12 @@ def file_attributes(
     }
 
 
-def checked(config: LiberoCollectConfig, suite: LiberoSuite) -> LiberoCollectConfig:
-    """Return the settings with tasks by name.
+def checked(config: LiberoCollectConfig, tasks: Sequence[Task]) -> LiberoCollectConfig:
+    """Return the settings with the tasks by name, of those of the suite.
 
     Raises:
-        ConfigError: a setting is out of range, or the suite has no such task.
+        ConfigError: a setting is out of range, the suite has no such task, or the expert has no
+            skill for one.
     """
     limits = {
         "episodes": (1, 100_000),
@@ -301,14 +307,21 @@ def checked(config: LiberoCollectConfig, suite: LiberoSuite) -> LiberoCollectCon
             raise ConfigError(f"{told} is {value}; it must lie in {low} to {high}")
     if config.size % 2:
         raise ConfigError(f"size is {config.size}; video needs an even number of pixels")
-    names = [task.name for task in suite.tasks]
+    names = [task.name for task in tasks]
     chosen = [_task(name, names, config.suite) for name in config.tasks] or names
     _, end = _span(config.initial_states)
-    most = min(task.initial_states for task in suite.tasks if task.name in chosen)
+    most = min(task.initial_states for task in tasks if task.name in chosen)
     if end > most:
         raise ConfigError(
             f"initial_states is {config.initial_states}; {config.suite} has {most}, up to 0:{most}"
         )
+    for name in chosen:  # now, not hours later
+        for goal in package.goals(package.bddl_path(config.suite, name)):
+            if not has_skill(goal):
+                raise ConfigError(
+                    f"the expert has no skill for ({' '.join(goal)}) of task "
+                    f"{names.index(name)}, {name}; give the other --tasks"
+                )
     return replace(config, tasks=tuple(dict.fromkeys(chosen)))
 
 

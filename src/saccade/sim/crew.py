@@ -1,8 +1,9 @@
 """A collection in general: slots that worker processes fill, a record, and nothing done twice.
 
 A slot is one episode of one task. Workers stage whole episodes; the record beside them holds the
-settings and the episodes that were given up, so that a rerun of the same command goes on where
-the last one stopped. Who collects brings a ``Job``, which knows the simulator and the format.
+settings, the versions and the episodes that were given up, so that a rerun of the same command
+goes on where the last one stopped. Who collects brings a ``Job``, which knows the simulator and
+the format.
 """
 
 import fcntl
@@ -98,11 +99,12 @@ def lock(folder: Path) -> Iterator[None]:
 
 @dataclass
 class Record:
-    """The settings of a collection, and the indices of the slots that were given up."""
+    """The settings of a collection, what it is made with, and the slots that were given up."""
 
     folder: Path
     settings: dict[str, Any]
-    given_up: list[int] = field(default_factory=list)
+    given_up: list[int] = field(default_factory=list)  # their indices
+    made_with: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def open(folder: Path, settings: dict[str, Any], foreign: bool) -> "Record":
@@ -126,7 +128,22 @@ class Record:
                 f"{folder} was begun with {old}, not {new}; repeat those or choose another --out"
             )
         record.given_up = found["given_up"]
+        record.made_with = found.get("made_with", {})
         return record
+
+    def go_on_with(self, versions: dict[str, str]) -> None:
+        """Remember what all episodes are made with: pictures of two versions are not mixed.
+
+        Raises:
+            ConfigError: the collection was begun with something else.
+        """
+        if self.made_with not in ({}, versions):
+            raise ConfigError(
+                f"{self.folder} was begun with {self.made_with}, and here is {versions}; install "
+                "those, or begin again with --overwrite"
+            )
+        self.made_with = versions
+        self.write()
 
     def give_up(self, index: int) -> None:
         """Remember a slot that cannot be filled."""
@@ -135,7 +152,8 @@ class Record:
 
     def write(self) -> None:
         """Write the record beside the data."""
-        record = {"settings": self.settings, "given_up": self.given_up}
+        record = {"settings": self.settings, "made_with": self.made_with}
+        record |= {"given_up": self.given_up}
         write_atomic(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 

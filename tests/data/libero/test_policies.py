@@ -50,3 +50,14 @@ def test_a_file_of_ours_tells_what_it_was_recorded_with(root: Path) -> None:
     collected(root / DRAWER, [1])
     with pytest.raises(DataError, match=r"drawer_demo\.hdf5: collection is not what saccade"):
         LiberoConfig(root=root).build().about(0)
+
+
+def test_one_file_leaves_nothing_in_the_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every check of a scene reads back a file of its own."""
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
+    assert len(LiberoConfig(root=root / MILK).build().lengths) == 3
+    assert not (tmp_path / "cache").exists()
+    LiberoConfig(root=root).build()
+    assert (tmp_path / "cache" / "index").exists()

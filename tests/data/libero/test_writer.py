@@ -13,7 +13,6 @@ from saccade.data.libero.files import CAMERAS
 from saccade.data.libero.reader import LiberoConfig
 from saccade.data.libero.writer import Demonstration, LiberoWriter, count, finished
 from saccade.errors import DataError
-from tests.contracts import check_reader
 
 MILK, SOUP = "pick_up_the_milk", "pick_up_the_soup"
 ABOUT = {"problem_info": '{"language_instruction": "pick up the milk"}', "tag": "libero-v1"}
@@ -56,7 +55,6 @@ def test_what_is_read_is_what_was_recorded(tmp_path: Path) -> None:
     assert finished(root)
     assert count(root) == (3, 74)
     data = LiberoConfig(root=tmp_path, orientation="upright").build()
-    check_reader(data)
     assert data.lengths == [20, 23, 31]
     assert data.tasks == ["pick up the milk"] * 3
     for episode, demo in enumerate(demos):
@@ -139,7 +137,9 @@ def test_a_kill_loses_what_was_in_progress_and_no_more(
                 writer.finish()
         assert not finished(tmp_path)
         assert not list(tmp_path.rglob("*.tmp"))
+    (tmp_path / f".{MILK}_demo-1.tmp").touch()  # as a finish leaves it that is killed outright
     pickle.loads(pickle.dumps(writer)).finish()
+    assert not list(tmp_path.glob(".*.tmp"))
     assert finished(tmp_path)
     assert count(tmp_path) == (2, 40)
 

@@ -110,6 +110,15 @@ def test_states_are_standardised_by_what_the_encoder_was_trained_with(tmp_path: 
     assert torch.equal(loaded.encoder.state_mean, mean)
 
 
+def test_a_loaded_encoder_can_be_trained_on(tmp_path: Path) -> None:
+    ENCODER.build().save_pretrained(tmp_path)
+    pretrained = PretrainedStateEncoderConfig(folder=tmp_path)
+    condition = StateConditionConfig(encoder=pretrained, frozen=False).build().train()
+    condition(shown(batch(3))).z.square().mul(torch.arange(32)).sum().backward()
+    idle = [n for n, p in condition.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not idle
+
+
 def test_faults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set frozen"):
         replace(STATE, use="z_and_goal", frozen=False).build()

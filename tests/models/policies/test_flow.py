@@ -203,6 +203,11 @@ def test_more_steps_can_be_asked_for_after_training() -> None:
     assert not torch.equal(draws[0], draws[1])
 
 
-def test_no_steps_are_an_error() -> None:
+def test_sizes_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="at least 1 step"):
         built(replace(FLOW, steps=0))
+    for backbone, dim in (("mamba", 33), ("transformer", 33), ("unet1d", 36)):
+        with pytest.raises(ConfigError, match=f"dim is {dim} .* multiple of"):
+            built(replace(FLOW, backbone=backbone, dim=dim))
+    with pytest.raises(ConfigError, match="multiple of 6"):
+        built(replace(FLOW, heads=3), tokens=12)

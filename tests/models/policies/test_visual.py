@@ -141,11 +141,16 @@ def test_behaviour_cloning_learns_from_every_moment_and_is_saved_whole(tmp_path:
     assert torch.equal(*acts)
 
 
-def test_faults() -> None:
+def test_faults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="every sense"):
         replace(VISUAL, without=SENSES).build()
     with pytest.raises(ConfigError, match="multiple of heads"):
         replace(VISUAL, heads=5).build()
+    EYES.build().save_pretrained(tmp_path, EYES)
+    loaded = replace(VISUAL, encoder=PretrainedConfig(folder=tmp_path), frozen=False)
+    with pytest.raises(ConfigError, match="the ViT can learn nothing: set its trainable"):
+        loaded.build()
+    replace(loaded, encoder=PretrainedConfig(folder=tmp_path, trainable=True)).build()
     seen = observation()
     with pytest.raises(DataError, match="choose its cameras"):
         built(replace(VISUAL, cameras=1, without=()))(seen)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saccade.errors import DataError
-from saccade.sim.libero import package
+from saccade.sim.libero import initial_states, package
 from saccade.sim.libero.initial_states import load_initial_states
 
 
@@ -55,7 +55,7 @@ def test_other_contents_are_refused(tmp_path: Path, content: object, message: st
         load_initial_states(path)
 
 
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "task.pruned_init"
     with pytest.raises(DataError, match="No such file"):
         load_initial_states(path)
@@ -66,8 +66,14 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be read as torch saves arrays"):
             load_initial_states(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(1 << 27))
-    with pytest.raises(DataError, match="a pickle of 134217728 bytes"):
+        archive.writestr("archive/data.pkl", bytes(4096))
+    packed = path.read_bytes()
+    path.write_bytes(packed.replace(packed[46:50], b"\xff" * 4, 1))  # of what is deflated
+    with pytest.raises(DataError, match="cannot be read as torch saves arrays"):
+        load_initial_states(path)
+    path.write_bytes(packed)
+    monkeypatch.setattr(initial_states, "LARGEST", 4095)
+    with pytest.raises(DataError, match="a pickle of 4096 bytes, over 4095"):
         load_initial_states(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/other", b"")

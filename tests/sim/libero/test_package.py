@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,25 +6,6 @@ import pytest
 from saccade.data.libero.files import normalised
 from saccade.errors import ConfigError, DataError
 from saccade.sim.libero import package
-
-
-def test_importing_asks_nothing_prints_nothing_and_leaves_home_alone(tmp_path: Path) -> None:
-    code = (
-        "from saccade.sim.libero import package; package.task_names('libero_goal'); "
-        "package._import('libero.libero.envs.env_wrapper')"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "LIBERO_CONFIG_PATH"}
-    environment |= {"HOME": str(tmp_path / "home"), "SACCADE_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (tmp_path / "cache" / "libero" / "config.yaml").exists()
-    assert not (tmp_path / "home" / ".libero").exists()
 
 
 def test_a_config_of_the_user_s_own_is_kept(tmp_path: Path, monkeypatch) -> None:

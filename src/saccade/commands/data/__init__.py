@@ -16,6 +16,7 @@ usage: saccade data VERB URI [options]    saccade data VERB --help teaches, with
   convert    any format -> LeRobot v3, exactly or small; goes on after a stop
   split      deal episodes, tasks or scenes into parts -> split.json
   cache      decode once to a store of frames that training reads from memory maps
+  language   instructions -> a table of vectors by CLIP's text network, for policies
   extract    unpack a zip or tar archive of a data set, refusing what climbs out
   droid-csv  the list of trajectories that V-JEPA 2-AC trains on, from raw DROID
 
@@ -34,6 +35,7 @@ VERBS = (
     "convert",
     "split",
     "cache",
+    "language",
     "extract",
     "droid-csv",
 )

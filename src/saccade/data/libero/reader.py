@@ -155,9 +155,12 @@ class Libero(Episodes):
         self._files, self._tables = Hdf5Files(self._folder), OrderedDict[int, Table]()
         self._recorded_with: dict[str, dict[str, str]] = {}
         self.lengths, self.tasks, self._demos = [], [], list[_Demo]()
-        scans, self.skipped = index(
-            self._folder, names, scan, VERSION, config.on_error, config.most_skipped
-        )
+        if _is_file(config.root):  # soon read, and nothing is left in the cache
+            scans, self.skipped = {names[0]: scan(self._folder, names[0])}, {}
+        else:
+            scans, self.skipped = index(
+                self._folder, names, scan, VERSION, config.on_error, config.most_skipped
+            )
         broken = Skipped(config.on_error, config.most_skipped)
         for name, found in scans.items():
             self._add(name, found, broken)
@@ -333,7 +336,7 @@ def _cameras(asked: Sequence[str]) -> tuple[str, ...]:
 def _files(root: str | Path) -> tuple[Folder, list[str]]:
     """Return a folder and the names of its files; ``root`` may be one of them."""
     text = str(root).rstrip("/")
-    if text.endswith((".hdf5", ".h5")):
+    if _is_file(root):
         above, _, name = text.rpartition("/")
         folder = open_folder(above or ("/" if text.startswith("/") else "."))
         if name in folder:
@@ -347,6 +350,10 @@ def _files(root: str | Path) -> tuple[Folder, list[str]]:
             "folder of suites"
         )
     return folder, names
+
+
+def _is_file(root: str | Path) -> bool:
+    return str(root).rstrip("/").endswith((".hdf5", ".h5"))
 
 
 def _one_rate(scans: Mapping[str, Any], folder: Folder) -> float:

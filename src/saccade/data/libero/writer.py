@@ -101,7 +101,7 @@ class LiberoWriter:
         """Publish a file for each task, its demonstrations numbered from 0; end the staging.
 
         Raises:
-            DataError: nothing is staged, or what was written cannot be read.
+            DataError: nothing is staged, or what was written cannot be read as it was meant.
             SpaceError: the disk is full.
         """
         tasks: dict[str, list[Path]] = {}
@@ -110,13 +110,15 @@ class LiberoWriter:
                 tasks.setdefault(str(file.attrs["task"]), []).append(self._path(index))
         if not tasks:
             raise DataError(f"{self.root} has no staged demonstrations; write some first")
+        for left in self.root.glob(".*.tmp"):  # of a finish that was killed
+            left.unlink()
         for task, paths in tasks.items():
             self._assemble(task, paths)
-        gone = self._staging.with_name(REMOVED)  # in one step: half a staging would look whole
-        shutil.rmtree(gone, ignore_errors=True)
-        self._staging.rename(gone)
+        tidy(self.root)
+        # In one step: half a staging would look whole.
+        self._staging.rename(self.root / REMOVED)
         sync_folder(self.root)
-        shutil.rmtree(gone)
+        tidy(self.root)
 
     def _assemble(self, task: str, paths: list[Path]) -> None:
         """Copy staged demonstrations into one file."""
@@ -137,6 +139,11 @@ class LiberoWriter:
 def finished(root: Path) -> bool:
     """Whether the files of a suite are published, all of them."""
     return not (root / STAGING).exists() and any(root.glob(f"*{SUFFIX}"))
+
+
+def tidy(root: Path) -> None:
+    """Remove what is left of a staging whose removal was killed."""
+    shutil.rmtree(root / REMOVED, ignore_errors=True)
 
 
 def count(root: Path) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 ``StateCondition`` is the state ``z`` of a phase-1 encoder. ``visual.py`` has the other kind.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from saccade.config import Config
 from saccade.errors import ConfigError
+from saccade.models.frozen import digest_of
 from saccade.models.policies.head import Condition, mlp
 from saccade.models.state_encoder import StateEncoder
 from saccade.types import Encoder, Observation, Preprocessing
@@ -75,12 +75,7 @@ class Conditioner(nn.Module):
 
     def frozen_digest(self) -> str:
         """Return the sha256 of every frozen weight and buffer, with their names."""
-        digest = hashlib.sha256()
-        for child in self.frozen:
-            for name, value in sorted(self.get_submodule(child).state_dict().items()):
-                digest.update(f"{child}.{name} {value.dtype} {tuple(value.shape)}\n".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return digest_of(self, self.frozen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +124,7 @@ class StateCondition(Conditioner):
         self.dim = 2 * width if config.use == "z_and_goal" else width
         self.token_dim = width if config.use == "tokens" else 0
         self.goal = mlp(width, 2 * width, width) if config.use == "z_and_goal" else None
+        self.encoder.requires_grad_(True)  # a loaded one comes frozen
         if config.frozen:
             self.freeze("encoder")
 

@@ -8,6 +8,7 @@ the levels 1, 1 - 1/N, .. 1/N; Heun averages the velocities at both ends of a st
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import lcm
 from typing import Literal
 
 import torch
@@ -67,8 +68,16 @@ class FlowHeadConfig(HeadConfig):
         """Construct the head with fresh weights.
 
         Raises:
-            ConfigError: no steps, or a backbone that cannot attend to tokens.
+            ConfigError: no steps, a width that does not divide, or a backbone that cannot attend
+                to tokens.
         """
+        attends = self.backbone == "transformer" or sizes.tokens
+        unit = 8 if self.backbone == "unet1d" else lcm(2, self.heads) if attends else 2
+        if self.dim < 1 or self.dim % unit or self.depth < 1:
+            raise ConfigError(
+                f"dim is {self.dim} and depth {self.depth}; a {self.backbone} of this kind has at "
+                f"least one layer, and a width that is a multiple of {unit}"
+            )
         return FlowHead(self, sizes)
 
 

@@ -73,7 +73,8 @@ class VisualConditionConfig(Config["VisualCondition"]):
         """Build or load the encoder, and the transformer with fresh weights.
 
         Raises:
-            ConfigError: sizes that cannot be, or nothing left to sense.
+            ConfigError: sizes that cannot be, nothing left to sense, or an encoder to train
+                that keeps itself frozen.
         """
         if self.dim % self.heads or min(self.cameras, self.state_size, self.queries) < 1:
             raise ConfigError(
@@ -134,6 +135,11 @@ class VisualCondition(Conditioner):
             layer, config.depth, nn.LayerNorm(dim), enable_nested_tensor=False
         )
         keep = config.frozen or "vision" not in self.sees
+        if not (keep or any(p.requires_grad for p in self.encoder.parameters())):
+            raise ConfigError(
+                f"frozen is false, but the {type(self.encoder).__name__} can learn nothing: set "
+                "its trainable, where it has one, or set frozen"
+            )
         self.kept_elsewhere = keep and from_folder(config.encoder)
         self.freeze("language", *(["encoder"] if keep else []))
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from saccade.data.files.archive import FAULTS
 from saccade.data.files.pickles import loads
 from saccade.errors import DataError
 
 LARGEST = 1 << 26  # bytes of a pickle that is read; LIBERO's have 50 to 250 kilobytes
+MEND = "install hf-libero again"
 
 
 def load_initial_states(path: Path) -> Float64[np.ndarray, "k n"]:
@@ -30,7 +32,7 @@ def load_initial_states(path: Path) -> Float64[np.ndarray, "k n"]:
         found = f"{states.dtype}{list(states.shape)}, or numbers that are not finite"
     raise DataError(
         f"{path} holds {found}, expected finite float64 numbers with a row for each initial state; "
-        "install hf-libero again"
+        f"{MEND}"
     )
 
 
@@ -44,8 +46,7 @@ def _pickle(path: Path) -> bytes:
             if size > LARGEST:
                 raise DataError(f"{path} has a pickle of {size} bytes, over {LARGEST}; {MEND}")
             return archive.read(names[0])
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError) as error:
+    except DataError:
+        raise
+    except FAULTS as error:
         raise DataError(f"{path} cannot be read as torch saves arrays ({error}); {MEND}") from error
-
-
-MEND = "install hf-libero again"

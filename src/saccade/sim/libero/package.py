@@ -101,6 +101,12 @@ def instruction(bddl: Path) -> str:
     return normalised(found[1])
 
 
+def goals(bddl: Path) -> list[tuple[str, ...]]:
+    """Return what a task wants: predicates in small letters, each with what it is about."""
+    problem = _import("libero.libero.envs.bddl_utils").robosuite_parse_problem(str(bddl))
+    return [(goal[0].lower(), *goal[1:]) for goal in problem["goal_state"]]
+
+
 def control_environment(bddl: Path, assets: Path) -> Any:
     """Load a task: LIBERO's own environment, which draws nothing unless asked.
 

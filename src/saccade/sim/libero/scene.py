@@ -20,14 +20,13 @@ from types import SimpleNamespace
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from saccade.data.libero.reader import JOINTS, POSE, opening
+from saccade.data.libero.reader import FINGERS, JOINTS, POSE, opening
 from saccade.errors import ConfigError, DataError, SaccadeError
 from saccade.scenes import Scene, Task
 from saccade.sim.libero import package
 from saccade.sim.libero.initial_states import load_initial_states
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # ours, and robosuite's
-FINGERS = ("gripper_left", "gripper_right")
 LOWEST = np.array([-1, -1, -1, -1, -1, -1, 0], np.float32)
 ATTEMPTS = 10  # at placing objects so that they do not touch
 SEEDS = 2**32

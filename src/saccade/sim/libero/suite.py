@@ -1,7 +1,6 @@
 """LIBERO's suites of tasks."""
 
 import difflib
-from dataclasses import replace
 from pathlib import Path
 
 from saccade.errors import ConfigError
@@ -18,7 +17,7 @@ class LiberoSuite(Suite):
     """One of LIBERO's suites, its tasks in the order of the benchmark.
 
     Args:
-        name: ``libero_spatial``, ``_object``, ``_goal``, ``_10`` or ``_90``.
+        name: one of ``package.SUITES``.
         assets: folder or archive of meshes and textures; see ``assets.py`` for where else they
             are looked for.
 
@@ -28,12 +27,8 @@ class LiberoSuite(Suite):
     """
 
     def __init__(self, name: str, assets: Path | None = None) -> None:
-        if name not in package.SUITES:
-            near = difflib.get_close_matches(name, package.SUITES) or package.SUITES
-            raise ConfigError(f"LIBERO has no suite {name!r}; it has {', '.join(near)}")
-        self.name = name
+        self.name, self.tasks = name, tasks_of(name)
         self.assets = find_assets(assets)
-        self.tasks = tuple(_task(name, task) for task in package.task_names(name))
         self.remark = _remark(package.versions()["mujoco"], standins(self.assets))
 
     def open(self, task: Task) -> LiberoScene:
@@ -49,11 +44,25 @@ class LiberoSuite(Suite):
         return package.versions()
 
 
-def _task(suite: str, name: str) -> Task:
-    task = Task(suite=suite, name=name, instruction="")
-    states = load_initial_states(package.initial_states_path(suite, name))
-    instruction = package.instruction(package.bddl_path(suite, name))
-    return replace(task, instruction=instruction, initial_states=len(states))
+def tasks_of(suite: str) -> tuple[Task, ...]:
+    """Return the tasks of a suite; its assets are not needed.
+
+    Raises:
+        ConfigError: no such suite, or LIBERO is not installed.
+        DataError: a file of the package is missing or damaged.
+    """
+    if suite not in package.SUITES:
+        near = difflib.get_close_matches(suite, package.SUITES) or package.SUITES
+        raise ConfigError(f"LIBERO has no suite {suite!r}; it has {', '.join(near)}")
+    return tuple(
+        Task(
+            suite=suite,
+            name=name,
+            instruction=package.instruction(package.bddl_path(suite, name)),
+            initial_states=len(load_initial_states(package.initial_states_path(suite, name))),
+        )
+        for name in package.task_names(suite)
+    )
 
 
 def _remark(mujoco: str, substitutes: int) -> str:

@@ -15,6 +15,11 @@ ORDER = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
 SPREAD = 0.7  # of a region's half size: how far from its middle things go that share it
 
 
+def has_skill(goal: Goal) -> bool:
+    """Whether the expert knows what to do for a goal; of what opens and closes, for drawers."""
+    return goal[0] in ORDER and (goal[0] not in ("open", "close") or "region" in goal[1])
+
+
 class Expert:
     """Yields one action after another for ever; the caller takes the step in between.
 
@@ -43,17 +48,14 @@ class Expert:
         Raises:
             ConfigError: the expert has no skill for it.
         """
-        if goal[0] in ("in", "on"):
-            yield from self._put(goal[1], goal[2])
-        elif goal[0] == "open":
-            yield from open_drawer(self.hand, goal[1])
-        elif goal[0] == "close" and "region" in goal[1]:
-            yield from close_drawer(self.hand, goal[1])
-        elif goal[0] == "turnon":
-            yield from turn_on(self.hand, goal[1])
-        else:
+        if not has_skill(goal):
             told = f"({' '.join(goal)})"
             raise ConfigError(f"the expert has no skill for {told}; leave this task out")
+        if goal[0] in ("in", "on"):
+            yield from self._put(goal[1], goal[2])
+        else:
+            skill = {"open": open_drawer, "close": close_drawer, "turnon": turn_on}[goal[0]]
+            yield from skill(self.hand, goal[1])
 
     def _put(self, name: str, place: str) -> Moves:
         drawer = "region" in place and self.world.joint(place) is not None

@@ -161,10 +161,6 @@ class World:
         """Return the direction in which a drawer slides, or about which a door turns."""
         return self._data.xaxis[joint.number].copy()
 
-    def anchor(self, joint: Joint) -> Vector:
-        """Return a point on the axis of a joint."""
-        return self._data.xanchor[joint.number].copy()
-
     def _body(self, name: str) -> int:
         return int(self._domain.obj_body_id[name])
 
