@@ -176,7 +176,7 @@ def test_a_worker_gives_the_same_files_and_a_kill_loses_nothing(
         job._scene = soup
         yield from [(slot, job.store(slot)) for slot in slots]
 
-    config = settings(tmp_path / "killed", assets=suite.assets, max_steps=8)
+    config = settings(tmp_path / "killed", assets=suite.assets, max_steps=2)
     whole = replace(config, out=tmp_path / "whole", workers=2)
     monkeypatch.setattr(module, "Recorder", Content)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -194,7 +194,7 @@ def test_a_worker_gives_the_same_files_and_a_kill_loses_nothing(
     told = list[Progress]()
     summary = collect_libero(config, told.append)
     assert len(told) == 1
-    assert (summary.episodes, summary.frames, summary.given_up) == (2, 16, ())
+    assert (summary.episodes, summary.frames, summary.given_up) == (2, 4, ())
     collect_libero(whole)
     assert content(config.folder) == content(whole.folder)
     assert collect_libero(whole, told.append).episodes == 2  # again: nothing is done

@@ -57,7 +57,7 @@ def test_a_policy_is_asked_for_chunks_and_does_the_same_again(
     config = LookerConfig()
     config.build().save_pretrained(tmp_path / "policy", config)
     player = PolicyConfig(folder=tmp_path / "policy").build()
-    protocol = named("lerobot").changed("libero_object", horizon=12)
+    protocol = named("lerobot").changed("libero_object", horizon=12, settle=1)
     key = Key("libero_object", soup.task.name, initial_state=10, seed=0)
     player.check(soup)
     record = play(soup, player, key, protocol)
