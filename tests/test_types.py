@@ -178,7 +178,7 @@ def random_loss(objective: ToyObjective, clip: Clip) -> Mapping[str, Tensor]:
 IDLE = Toy()
 OBJECTIVE_FAULTS: Mapping[str, tuple[str, Callable[..., Any], str]] = {
     "leak": ("inputs", lambda _, clip: {"now": clip["video"][:, -1:, 0]}, "leaks into {'now'}"),
-    "no target": ("without_target", lambda _, clip: clip, "no target pixel was replaced"),
+    "no target": ("without_target", lambda _, clip: clip, "no target was replaced"),
     "no baseline": ("baselines", lambda *_: {}, "trivial prediction"),
     "bad picture": ("pictures", lambda *_: {"now": torch.full((1, 3, 2, 2), 2.0)}, "now"),
     "randomness": ("terms", random_loss, "global seed"),

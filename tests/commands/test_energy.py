@@ -129,5 +129,5 @@ def test_results_of_an_unknown_kind_are_named(saccade: Saccade, tmp_path: Path) 
     (tmp_path / "results.json").write_text('{"kind": "poem"}')
     done = saccade("report", tmp_path)
     assert done.code == 3
-    assert "kind is 'poem', expected one of ['landscape', 'planning']" in done.err
+    assert "kind is 'poem', expected one of ['landscape', 'planning', 'success']" in done.err
     shutil.rmtree(tmp_path)

@@ -21,7 +21,10 @@ def cloned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_held_out_demonstrations_are_asked_about(saccade: Saccade, cloned: Path) -> None:
+def test_held_out_demonstrations_are_asked_about(
+    saccade: Saccade, cloned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     done = saccade("evaluate", "offline", cloned)
     assert done.code == 0, done.err
     found = json.loads((cloned / "offline.json").read_text())

@@ -314,7 +314,8 @@ def show(results: dict[str, Any], folder: Path) -> None:
     for detail in results["verdict"]["details"]:
         console.print(detail)
     for alarm in results["alarms"]:
-        console.print(f"Alarm, {alarm['name']} ({alarm['where']}): {alarm['detail']}")
+        told = f"Alarm, {alarm['name']} ({alarm['where']}): {alarm['detail']}"
+        console.print(told, soft_wrap=True)  # so that scripts can find what broke
     for other in results["against"]:
         found = {name: other["compared"][name] for name in success.Paired._fields}
         told = success.told(success.Paired(**found))
