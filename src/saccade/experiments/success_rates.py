@@ -110,16 +110,8 @@ def judge(
     overall = success.rate(mine.values())
     ended = [found for found in kept.values() if found["crashed"] is None]
     return {
-        "kind": KIND,
-        "format": FORMAT,
-        "title": f"{name} in {settings['suite']}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commands": [command],
-        "versions": versions() | settings["versions"],
-        "machine": machine(),
-        "commit": commit(),
+        **_origin(settings, command),
         "name": name,
-        "suite": {"name": settings["suite"], "remark": settings["remark"]},
         "protocol": settings["protocol"] | _states(asked),
         "players": settings["players"],
         "asked": len(jobs),
@@ -147,6 +139,21 @@ def judge(
         "alarms": [*alarms, *_alarms(settings, kept, won, others)],
         "verdict": success.verdict(name, overall, floors, wanted, settings["remark"]),
         "seconds": {"all rollouts": sum(found["seconds"] for found in ended)},
+    }
+
+
+def _origin(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """Say what was evaluated where, when and by which command."""
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "title": f"{settings['name']} in {settings['suite']}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commands": [command],
+        "versions": versions() | settings["versions"],
+        "machine": machine(),
+        "commit": commit(),
+        "suite": {"name": settings["suite"], "remark": settings["remark"]},
     }
 
 

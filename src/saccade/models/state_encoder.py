@@ -275,13 +275,13 @@ class Tokeniser(nn.Module):
 
     def forward(self, senses: Senses) -> Float[Tensor, "b l d"]:
         """Return all tokens of a moment."""
-        kinds = self.modality[:, None].unbind()
+        *kinds, text, robot = self.modality[:, None].unbind()
         tokens = [
-            self.text(senses.text) + self.text_position + kinds[self.cameras],
-            self.robot(senses.state)[:, None] + self.robot_position + kinds[self.cameras + 1],
+            self.text(senses.text) + self.text_position + text,
+            self.robot(senses.state)[:, None] + self.robot_position + robot,
         ]
-        views = senses.views.unbind(1)
-        tokens += [t(view) + kind for t, view, kind in zip(self.views, views, kinds, strict=False)]
+        views = zip(self.views, senses.views.unbind(1), kinds, strict=True)
+        tokens += [tokeniser(view) + kind for tokeniser, view, kind in views]
         return torch.cat([*tokens, self.cls.expand(len(senses.text), 1, -1)], 1)
 
 
