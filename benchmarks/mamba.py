@@ -3,7 +3,7 @@
 One line for each of ours, eager and compiled (``torch.compile``, which takes a C++ compiler and
 some ten seconds, untimed). Before anything is timed, outputs and gradients are compared with
 float64; ``error`` is the largest difference, in shares of the largest value of that gradient. Peak
-memory is what one scan adds to its inputs in a fresh process. Peers:
+memory is what PyTorch's allocator hands out at once for one scan. Peers:
 
     mambapy       a parallel scan in PyTorch (``pip install mambapy``)
     transformers  its loop over time, used where no kernel is; 45 seconds a run at full size, so
@@ -15,13 +15,10 @@ the machine: neighbours slow what waits for memory more than what computes, so p
 
 import importlib.util
 import os
-import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
+from itertools import accumulate
 from statistics import median
 from typing import Any, Literal
 
@@ -30,6 +27,7 @@ import torch.nn.functional as F
 import tyro
 from timing import Work, emit, measure, ratio
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from saccade.nn import mamba
 from saccade.nn.mamba import MambaStack
@@ -141,25 +139,19 @@ def work(scan: Scan, given: list[Tensor]) -> Work:
     return once
 
 
-def resident(kind: str) -> int:
-    """Return a figure of this process's memory in bytes: VmHWM is the peak, VmRSS is now."""
-    found = re.search(rf"{kind}:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return 1024 * int(found[1])
+def peak_mib(scan: Scan, given: list[Tensor]) -> float:
+    """Return the most that the allocator hands out at once for one scan, beside its inputs."""
+    both_ways(scan, given)  # imports, compiles
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        both_ways(scan, given)
+    results = found.profiler.kineto_results if found.profiler is not None else None
+    assert results is not None
+    changes = sorted((e for e in results.events() if e.name() == "[memory]"), key=started)
+    return max(accumulate(e.nbytes() for e in changes)) / 2**20
 
 
-def peak_mib(name: str, options: Options) -> float:
-    """Return what one scan adds to its inputs; for a process that has done nothing else."""
-    torch.set_num_threads(1)
-    scan, short = VARIANTS[name], Options(dim=options.dim, state=options.state, length=8)
-    both_ways(scan, inputs(short))  # imports, compiles
-    if name == "compiled":  # the batch that counts
-        both_ways(scan, inputs(Options(**{**vars(short), "batch": options.batch})))
-    given = inputs(options)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of compiling
-    before = resident("VmRSS")
-    both_ways(scan, given)
-    return (resident("VmHWM") - before) / 2**20
+def started(event: Any) -> int:
+    return event.start_ns()
 
 
 VARIANTS: dict[str, Scan] = {
@@ -185,9 +177,8 @@ def scans(options: Options) -> None:
     here = importlib.util.find_spec("mambapy") is not None
     names = [*options.hows, *(["mambapy"] if here else [])]
     errors = {name: error(VARIANTS[name], options) for name in names}
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
-        peaks = {name: fresh.submit(peak_mib, name, options).result() for name in names}
     given = inputs(options)
+    peaks = {name: peak_mib(VARIANTS[name], given) for name in names}
     rates = measure({name: work(VARIANTS[name], given) for name in names}, options.repeats)
     slow = 0.0
     if options.transformers:

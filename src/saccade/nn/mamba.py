@@ -54,7 +54,9 @@ class Mamba(nn.Module):
     def forward(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         """Mix tokens, each with those before it."""
         x, gate = self.in_proj(tokens).chunk(2, -1)
-        x = F.silu(self.conv1d(x.mT)[..., : x.shape[1]]).mT
+        x = F.silu(
+            self.conv1d(x.mT)[..., : x.shape[1]]
+        ).mT.contiguous()  # once, for all who read it
         y = selective_scan(x, *self._parameters_of(x))
         return self.out_proj(y * F.silu(gate))
 

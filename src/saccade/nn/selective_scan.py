@@ -20,36 +20,38 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
-from functools import cache
-from typing import Any, Literal, NamedTuple, cast, get_args
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from saccade.errors import ConfigError
 
+T = TypeVar("T")
 How = Literal["auto", "eager", "compiled", "kernel"]
-Chunk = Callable[..., tuple[Tensor, ...]]
+PART = 4  # steps that are compiled as one
+PARTS = 14  # of a call; 7 calls are the 395 tokens of StateVLA's encoder, but for 3
 SHAPES = 64  # batches of as many sizes can be compiled for; torch would give up after 8
 KERNEL = "mamba_ssm.ops.selective_scan_interface"
 
 
 class Ways(NamedTuple):
-    """How a chunk of ``steps`` is computed.
+    """How chunks of at most ``most`` steps are computed, in parts of ``part`` steps.
 
-    Tensors of a chunk are ``[q, b, _]``, time first. ``forward(h, x, dt, a, b, c, d)`` returns the
-    state after it and y. ``backward(g, h, ga, gd, x, dt, a, b, c, d, gy)`` takes the gradient of
-    the state after it and returns that of the state before it, ``ga`` and ``gd`` with what this
-    chunk adds to them, and the gradients of x, dt, b and c.
+    Tensors of a chunk are ``[q, b, _]``, time first: views of whole ones, of any strides and type;
+    states, ``a`` and ``d`` are wide. ``forward(h, x, dt, a, b, c, d, y)`` fills y and returns the
+    state after it and those before each part. ``backward(g, hs, ga, gd, x, dt, a, b, c, d, gy, gx,
+    gdt, gb, gc)`` takes the gradient of the state after it, fills the gradients of x, dt, b and c,
+    and returns that of the state before it, and ``ga`` and ``gd`` with what this chunk adds.
     """
 
-    steps: int
-    forward: Chunk
-    backward: Chunk
-    whole: bool  # every chunk must have all its steps
+    most: int
+    part: int
+    forward: Callable[..., tuple[Tensor, list[Tensor]]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def selective_scan(
@@ -91,7 +93,7 @@ def scan_with_state(
     if way == "kernel":
         return _kernel(x, dt, a, b, c, d)
     if h is None:
-        h = x.new_zeros(x.shape[0], *a.shape, dtype=_wide(x))
+        h = x.new_zeros(x.shape[0], *a.shape, dtype=torch.promote_types(x.dtype, torch.float32))
     ways = EAGER if way == "eager" else _compiled()
     with torch.autocast(x.device.type, enabled=False):
         y, state = cast(tuple[Tensor, Tensor], _Scan.apply(x, dt, a, b, c, d, h, ways))
@@ -131,19 +133,16 @@ class _Scan(torch.autograd.Function):
         h: Tensor,
         ways: Ways,
     ) -> tuple[Tensor, Tensor]:
-        wide = _wide(x)
-        at, state, q = a.t().to(wide).contiguous(), h.mT.to(wide).contiguous(), ways.steps
-        y, starts, keep = torch.empty_like(x), [], any(ctx.needs_input_grad)
-        wide_d = d.to(wide)
-        for start in range(0, x.shape[1], q):
-            if keep:
-                starts.append(state)
-            xs, dts, bs, cs = (_cut(z, start, ways, wide) for z in (x, dt, b, c))
-            state, ys = ways.forward(state, xs, dts, at, bs, cs, wide_d)
-            _paste(y, start, ys)
+        x, dt, b, c = (z.contiguous() for z in (x, dt, b, c))
+        wide, y, kept = torch.promote_types(x.dtype, torch.float32), torch.empty_like(x), []
+        at, state, wide_d = a.t().to(wide).contiguous(), h.mT.to(wide).contiguous(), d.to(wide)
+        for way, xs, dts, bs, cs, ys in _chunks(ways, x, dt, b, c, y):
+            state, states = way.forward(state, xs, dts, at, bs, cs, wide_d, ys)
+            if any(ctx.needs_input_grad):
+                kept.append(states)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, dt, a, at, b, c, d, *starts)
-        ctx.ways, ctx.kind = ways, h.dtype
+        ctx.save_for_backward(x, dt, a, at, b, c, d, *(one for states in kept for one in states))
+        ctx.ways, ctx.kind, ctx.counts = ways, h.dtype, [len(states) for states in kept]
         return y, state.mT.to(h.dtype)
 
     @staticmethod
@@ -152,55 +151,50 @@ class _Scan(torch.autograd.Function):
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, ...]:
         gy, gh = grad_outputs
-        x, dt, a, at, b, c, d, *starts = ctx.saved_tensors
-        ways, wide, q = ctx.ways, at.dtype, ctx.ways.steps
-        gy = torch.zeros_like(x) if gy is None else gy
-        g = torch.zeros_like(starts[0]) if gh is None else gh.mT.to(wide).contiguous()
-        gx, gdt, gb, gc = (torch.empty_like(z) for z in (x, dt, b, c))
-        ga, gd, wide_d = torch.zeros_like(g), torch.zeros_like(d, dtype=wide), d.to(wide)
-        for i in reversed(range(len(starts))):
-            xs, dts, bs, cs, gys = (_cut(z, i * q, ways, wide) for z in (x, dt, b, c, gy))
-            given = (xs, dts, at, bs, cs, wide_d, gys)
-            g, ga, gd, *parts = ways.backward(g, starts[i], ga, gd, *given)
-            for whole, part in zip((gx, gdt, gb, gc), parts, strict=True):
-                _paste(whole, i * q, part)
+        x, dt, a, at, b, c, d, *kept = ctx.saved_tensors
+        gy = torch.zeros_like(x) if gy is None else gy.contiguous()
+        g = torch.zeros_like(kept[0]) if gh is None else gh.mT.to(at.dtype).contiguous()
+        found = gx, gdt, gb, gc = [torch.empty_like(z) for z in (x, dt, b, c)]
+        ga, gd, wide_d = torch.zeros_like(g), torch.zeros_like(d, dtype=at.dtype), d.to(at.dtype)
+        chunks = _chunks(ctx.ways, x, dt, b, c, gy, *found)
+        for count, (way, xs, dts, bs, cs, *rest) in zip(
+            ctx.counts[::-1], chunks[::-1], strict=True
+        ):
+            states, kept = kept[-count:], kept[:-count]
+            g, ga, gd = way.backward(g, states, ga, gd, xs, dts, at, bs, cs, wide_d, *rest)
         return gx, gdt, ga.sum(0).t().to(a.dtype), gb, gc, gd.to(d.dtype), g.mT.to(ctx.kind), None
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """Return the type of states: at least float32, for errors add up over the steps."""
-    return torch.promote_types(x.dtype, torch.float32)
+def _chunks(ways: Ways, *whole: Tensor) -> list[tuple[Any, ...]]:
+    """Cut tensors ``[b, l, _]`` into views, time first, each with the way to compute it.
 
-
-def _cut(z: Tensor, start: int, ways: Ways, wide: torch.dtype) -> Tensor:
-    """Return a chunk, time first; where it must be whole, with steps of ``dt = 0`` at the end."""
-    part = z[:, start : start + ways.steps].transpose(0, 1).to(wide)
-    if ways.whole and len(part) < ways.steps:
-        part = F.pad(part, (0, 0, 0, 0, 0, ways.steps - len(part)))
-    return part.contiguous()
-
-
-def _paste(whole: Tensor, start: int, part: Tensor) -> None:
-    """Put a chunk where it came from, without the steps that fill it up."""
-    place = whole[:, start : start + len(part)]
-    place.copy_(part[: place.shape[1]].transpose(0, 1))
+    What is left after the last whole part is computed eagerly: nothing is compiled for it.
+    """
+    count, rest = divmod(whole[0].shape[1], ways.most)
+    broken = rest % ways.part
+    sizes = [size for size in (*[ways.most] * count, rest - broken, broken) if size]
+    chosen = [ways if size % ways.part == 0 else EAGER for size in sizes]
+    return list(zip(chosen, *(z.transpose(0, 1).split(sizes) for z in whole), strict=True))
 
 
 def _eager_forward(
-    h: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
-) -> tuple[Tensor, Tensor]:
-    h, decay, y = h.clone(), torch.empty_like(h), x.new_empty(len(x), len(h), 1, h.shape[2])
-    steps = (dt[:, :, None], (dt * x)[:, :, None], b[..., None], c[:, :, None], y)
-    for dt_t, u_t, b_t, c_t, y_t in zip(*(z.unbind() for z in steps), strict=True):
+    h: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, y: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    before = h
+    x, dt, b, c = (z.to(h.dtype) for z in (x, dt, b, c))
+    h, decay, summed = h.clone(), torch.empty_like(h), h.new_empty(len(x), len(h), 1, h.shape[2])
+    steps = (dt[:, :, None], (dt * x)[:, :, None], b[..., None], c[:, :, None], summed)
+    for dt_t, u_t, b_t, c_t, summed_t in zip(*(z.unbind() for z in steps), strict=True):
         torch.mul(dt_t, a, out=decay)
         h.mul_(decay.exp_()).addcmul_(b_t, u_t)
-        torch.bmm(c_t, h, out=y_t)
-    return h, y[:, :, 0].addcmul_(x, d)
+        torch.bmm(c_t, h, out=summed_t)
+    y.copy_(summed[:, :, 0].addcmul_(x, d))
+    return h, [before]
 
 
 def _eager_backward(
     g: Tensor,
-    h: Tensor,
+    hs: list[Tensor],
     ga: Tensor,
     gd: Tensor,
     x: Tensor,
@@ -210,8 +204,10 @@ def _eager_backward(
     c: Tensor,
     d: Tensor,
     gy: Tensor,
-) -> tuple[Tensor, ...]:
-    u, h, g, ga = dt * x, h.clone(), g.clone(), ga.clone()
+    *found: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, dt, b, c, gy = (z.to(g.dtype).contiguous() for z in (x, dt, b, c, gy))
+    u, h, g, ga = dt * x, hs[0].clone(), g.clone(), ga.clone()
     decay = (dt[:, :, None] * a).exp_()
     carried, adjoint = torch.empty_like(decay), torch.empty_like(decay)
     steps = (carried, decay, b[..., None], u[:, :, None])
@@ -229,23 +225,41 @@ def _eager_backward(
     for both_t, dt_t in zip(both.unbind(), dt[:, :, None].unbind(), strict=True):
         ga.addcmul_(both_t, dt_t)
     gdt = both.mul_(a).sum(2).addcmul_(gu, x)
-    return g, ga, gd + (gy * x).sum((0, 1)), (gu * dt).addcmul_(gy, d), gdt, gb, gc
+    _fill(found, (gu * dt).addcmul_(gy, d), gdt, gb, gc)
+    return g, ga, gd + (gy * x).sum((0, 1))
+
+
+def _fill(places: tuple[Tensor, ...], *values: Tensor) -> None:
+    for place, value in zip(places, values, strict=True):
+        place.copy_(value)
 
 
 def _traced_forward(
-    h: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Compute what ``_eager_forward`` does, in the words that the compiler fuses best."""
-    u, ys = dt * x, []
-    for i in range(len(x)):
-        h = torch.exp(dt[i][:, None] * a) * h + b[i][:, :, None] * u[i][:, None]
-        ys.append((h * c[i][:, :, None]).sum(1))
-    return h, torch.stack(ys) + x * d
+    part: Callable[..., tuple[Tensor, Tensor]],
+    h: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    y: Tensor,
+) -> tuple[Tensor, list[Tensor]]:
+    """Compute what ``_eager_forward`` does, part by part."""
+    x, dt, b, c = (z.to(h.dtype) for z in (x, dt, b, c))
+    states, found = [], []
+    for xs, dts, bs, cs in zip(*(z.split(PART) for z in (x, dt, b, c)), strict=True):
+        states.append(h)
+        h, ys = part(h, xs, dts, a, bs, cs, d)
+        found.append(ys)
+    y.copy_(torch.cat(found))
+    return h, states
 
 
 def _traced_backward(
+    part: Callable[..., tuple[Tensor, ...]],
     g: Tensor,
-    h: Tensor,
+    hs: list[Tensor],
     ga: Tensor,
     gd: Tensor,
     x: Tensor,
@@ -255,8 +269,42 @@ def _traced_backward(
     c: Tensor,
     d: Tensor,
     gy: Tensor,
+    *found: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what ``_eager_backward`` does, part by part, the last one first."""
+    x, dt, b, c, gy = (z.to(g.dtype) for z in (x, dt, b, c, gy))
+    cut, parts = (z.split(PART)[::-1] for z in (x, dt, b, c, gy)), []
+    for h, xs, dts, bs, cs, gys in zip(hs[::-1], *cut, strict=True):
+        g, ga, *gradients = part(g, h, ga, xs, dts, a, bs, cs, d, gys)
+        parts.append(gradients)
+    _fill(found, *(torch.cat(z[::-1]) for z in zip(*parts, strict=True)))
+    return g, ga, gd + (gy * x).sum((0, 1))
+
+
+def _part_forward(
+    h: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the steps of a part in the words that the compiler fuses best."""
+    u, ys = dt * x, []
+    for i in range(len(x)):
+        h = torch.exp(dt[i][:, None] * a) * h + b[i][:, :, None] * u[i][:, None]
+        ys.append((h * c[i][:, :, None]).sum(1))
+    return h, torch.stack(ys) + x * d
+
+
+def _part_backward(
+    g: Tensor,
+    h: Tensor,
+    ga: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    gy: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Compute what ``_eager_backward`` does, in the words that the compiler fuses best.
+    """Return the gradient of the state before, ``ga``, and the gradients of x, dt, b and c.
 
     All that is summed over ``e``, or not at all, becomes one loop; two sums over ``n`` another.
     """
@@ -277,29 +325,30 @@ def _traced_backward(
         g = g * decay[i]
     adjoint, both, gb, gc = (torch.stack(z[::-1]) for z in (adjoint, both, gb, gc))
     gu, gdt = (adjoint * b[..., None]).sum(2), (both * a).sum(2)
-    return g, ga, gd + (gy * x).sum((0, 1)), gu * dt + gy * d, gdt + gu * x, gb, gc
+    return g, ga, gu * dt + gy * d, gdt + gu * x, gb, gc
 
 
-EAGER = Ways(8, _eager_forward, _eager_backward, whole=False)
+EAGER = Ways(8, 1, _eager_forward, _eager_backward)
 
 
 @cache
 def _compiled() -> Ways:
-    """Compile on first use; four steps at a time, for what a chunk makes must stay in the cache."""
+    """Compile on first use: a part, whose results must stay in the cache, and calls of many."""
     from torch._dynamo import config as limits  # takes longer to import than all of this package
 
     limits.recompile_limit = max(limits.recompile_limit, SHAPES)
     compiler = torch.compile(dynamic=False, fullgraph=True)
-    return Ways(
-        4, _explained(compiler(_traced_forward)), _explained(compiler(_traced_backward)), whole=True
-    )
+    once: Any = torch.compiler.nested_compile_region
+    forward = compiler(partial(_traced_forward, once(_part_forward)))
+    backward = compiler(partial(_traced_backward, once(_part_backward)))
+    return Ways(PARTS * PART, PART, _explained(forward), _explained(backward))
 
 
-def _explained(chunk: Chunk) -> Chunk:
+def _explained(chunk: Callable[..., T]) -> Callable[..., T]:
     """Turn a failure to compile into one sentence; compiling happens in the first calls."""
     from torch._dynamo.exc import TorchDynamoException
 
-    def run(*given: Tensor) -> tuple[Tensor, ...]:
+    def run(*given: Tensor) -> T:
         try:
             return chunk(*given)
         except TorchDynamoException as error:
