@@ -146,12 +146,9 @@ def peak_mib(scan: Scan, given: list[Tensor]) -> float:
         both_ways(scan, given)
     results = found.profiler.kineto_results if found.profiler is not None else None
     assert results is not None
-    changes = sorted((e for e in results.events() if e.name() == "[memory]"), key=started)
-    return max(accumulate(e.nbytes() for e in changes)) / 2**20
-
-
-def started(event: Any) -> int:
-    return event.start_ns()
+    changes: list[Any] = [event for event in results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in changes)) / 2**20
 
 
 VARIANTS: dict[str, Scan] = {

@@ -273,6 +273,14 @@ def test_phase_2_leaves_the_encoder_as_phase_1_left_it(runs: Path) -> None:
     assert result["trained_parameters"] < sum(p.numel() for p in policy.parameters())
 
 
+def test_phase_2_refuses_other_data_than_those_of_phase_1(runs: Path, tmp_path: Path) -> None:
+    """The same cameras the other way round have the same shapes, and would teach nonsense."""
+    training = with_encoder(DEBUG["phase2"], runs / "phase1")
+    turned = tuple(reversed(training.source.cameras))
+    with pytest.raises(ConfigError, match=r"trained on cameras \('agentview', 'wrist'\), these"):
+        replace(training, source=replace(training.source, cameras=turned)).run(tmp_path / "run")
+
+
 def test_a_resumed_phase_2_repeats_the_uninterrupted_one(runs: Path, tmp_path: Path) -> None:
     training = with_encoder(DEBUG["phase2"], runs / "phase1")
     stopped = tmp_path / "stopped"

@@ -29,6 +29,7 @@ from saccade.evals.phase1 import phase_1_verdict
 from saccade.experiments.source import Parts, Report, recorded_size
 from saccade.experiments.training import Training, count
 from saccade.models.language import Language
+from saccade.models.state_encoder import StateEncoder
 from saccade.objectives.imitation import Imitation
 from saccade.objectives.temporal_jepa import TemporalJepa, TemporalJepaConfig
 from saccade.train.log import Progress
@@ -82,6 +83,21 @@ def thumbnails(parts: Parts) -> Float[Tensor, "v 3 16 16"]:
         ]
     )
     return torch.stack([thumbnail(view) for view in frames.unbind(1)])
+
+
+def check_same(phase_1: Contract, phase_2: Contract) -> None:
+    """Refuse to show a state encoder other things than it was trained on.
+
+    Raises:
+        ConfigError: it names what differs.
+    """
+    for name in ("cameras", "frame_size", "image_size", "crop", "orientation", "state_names"):
+        before, now = getattr(phase_1, name), getattr(phase_2, name)
+        if before != now:
+            raise ConfigError(
+                f"the state encoder was trained on {name} {before}, these data give {now}; choose "
+                "the same data, source.cameras and source.crop, or train phase 1 on these"
+            )
 
 
 def _is_gripper(name: str) -> bool:
@@ -221,6 +237,7 @@ class StateTraining(ActingTraining):
         """Give the networks the statistics of the training part."""
         assert isinstance(objective, TemporalJepa)
         objective.set_statistics(*statistics(parts.train))
+        objective.encoder.contract = self.contract(parts, objective.reads().image_size)
         sizes = self.sizes(objective)
         report(
             f"state encoder of {sizes['encoder_parameters']:,} parameters; "
@@ -330,6 +347,9 @@ class PolicyTraining(ActingTraining):
             stride=self.window.stride if isinstance(self.window, ChunkWindow) else 1,
             chunk=policy.config.chunk,
         )
+        encoder = getattr(policy.condition, "encoder", None)
+        if isinstance(encoder, StateEncoder) and encoder.contract is not None:
+            check_same(encoder.contract, policy.contract)
         trained, whole = self.sizes(objective)["trained_parameters"], count(policy.parameters())
         frozen = "encoder frozen, " if "encoder" in policy.condition.frozen else ""
         report(f"{frozen}{trained:,} of {whole:,} parameters are trained")

@@ -19,12 +19,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from saccade.checkpoint import load_model, save_model
-from saccade.config import Config
+from saccade.config import Config, from_dict, to_dict
 from saccade.errors import CheckpointError, ConfigError, DataError
 from saccade.models.language import Language
 from saccade.models.one_frame import grid_of, repeats
 from saccade.nn.mamba import MambaStack
-from saccade.types import Clip, Encoder, Observation, Preprocessing
+from saccade.types import Clip, Contract, Encoder, Observation, Preprocessing
 
 FOLDER = "state_encoder"
 
@@ -95,15 +95,19 @@ class Senses(NamedTuple):
 
 
 class StateEncoder(nn.Module):
-    """An observation's last moment in, the state ``z`` out."""
+    """An observation's last moment in, the state ``z`` out.
+
+    ``contract`` is what training showed it, where a run made it.
+    """
 
     preprocessing: Preprocessing
+    contract: Contract | None
     state_mean: Tensor
     state_std: Tensor
 
     def __init__(self, config: StateEncoderConfig) -> None:
         super().__init__()
-        self.dim = config.dim
+        self.dim, self.contract = config.dim, None
         self.language = config.language.build().requires_grad_(False).eval()
         self.vision = None
         if config.vision is not None:
@@ -208,7 +212,10 @@ class StateEncoder(nn.Module):
 
     def save_pretrained(self, folder: Path, card: str = "") -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card."""
-        save_model(folder, self, self.config, asdict(self.preprocessing), card)
+        record = asdict(self.preprocessing)
+        if self.contract is not None:
+            record["contract"] = to_dict(self.contract)
+        save_model(folder, self, self.config, record, card)
 
 
 def load_state_encoder(folder: Path) -> StateEncoder:
@@ -223,6 +230,7 @@ def load_state_encoder(folder: Path) -> StateEncoder:
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
     encoder, preprocessing = load_model(folder)
+    contract = preprocessing.pop("contract", None)
     if not isinstance(encoder, StateEncoder):
         raise CheckpointError(
             f"{folder} holds a {type(encoder).__name__}, not the state encoder of a phase-1 run; "
@@ -233,6 +241,10 @@ def load_state_encoder(folder: Path) -> StateEncoder:
             f"{folder} was trained on {preprocessing}, this code would feed "
             f"{asdict(encoder.preprocessing)}; use the version of saccade that wrote it"
         )
+    try:
+        encoder.contract = from_dict(contract) if contract else None
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} has a damaged contract ({error})") from error
     return encoder.eval()
 
 
