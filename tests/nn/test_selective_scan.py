@@ -100,6 +100,20 @@ def test_a_scan_continues_from_the_state_of_another() -> None:
     assert (fresh - second).abs().max() > 0.1
 
 
+def test_inputs_may_be_views_of_anything() -> None:
+    """As convolutions and splits give them, and as gradients of sums come."""
+    given = [z.requires_grad_() for z in inputs()]
+    views = [z.detach().mT.contiguous().mT if z.ndim == 3 else z.detach() for z in given]
+    views = [z.requires_grad_() for z in views]
+    assert not views[0].is_contiguous()
+    ours, theirs = scan_with_state(*views), scan_with_state(*given)
+    torch.testing.assert_close(ours, theirs)
+    ours, theirs = (
+        torch.autograd.grad(found[0].sum(), z) for found, z in ((ours, views), (theirs, given))
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_a_step_changes_nothing_before_it() -> None:
     given = inputs(length=20)
     before = selective_scan(*given)
