@@ -115,29 +115,34 @@ def phase1_tiny() -> StateTraining:
         objective=TemporalJepaConfig(encoder=TINY_ENCODER, vicreg_on=("prediction", "state")),
         source=source(LIBERO),
         window=TransitionWindow(gap=1, every=1),
-        eval_samples=128,
+        eval_samples=512,
         train=TrainConfig(
-            samples=40_000, batch_size=64, lr=1e-3, eval_every=50, save_every=100, workers=0
+            samples=64_000, batch_size=64, lr=1e-3, eval_every=50, save_every=100, workers=0
         ),
     )
 
 
 def phase2_tiny() -> PolicyTraining:
-    """A small flow policy over the state of ``phase1_tiny``, in minutes on two CPU cores."""
+    """A small flow policy over the state of ``phase1_tiny``, in minutes on two CPU cores.
+
+    It may look at the frozen encoder's tokens too: what so short a phase 1 puts into ``z`` alone
+    says too little of where things lie (motion error 0.34 of the mean action's, against 0.15).
+    """
     return PolicyTraining(
         objective=ImitationConfig(
             policy=ImitationPolicyConfig(
                 condition=StateConditionConfig(
-                    encoder=PretrainedStateEncoderConfig(folder=Path("runs/phase1_tiny"))
+                    encoder=PretrainedStateEncoderConfig(folder=Path("runs/phase1_tiny")),
+                    use="tokens",
                 ),
                 head=FlowHeadConfig(dim=128, state=16, hidden=128),
             )
         ),
         source=source(LIBERO),
         window=ChunkWindow(chunk=10, every=1),
-        eval_samples=128,
+        eval_samples=512,
         train=TrainConfig(
-            samples=48_000, batch_size=64, lr=1e-3, eval_every=200, save_every=200, workers=0
+            samples=60_000, batch_size=32, lr=1e-3, eval_every=200, save_every=200, workers=0
         ),
     )
 
