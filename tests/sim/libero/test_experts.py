@@ -13,7 +13,15 @@ from saccade.scenes import Scene
 from saccade.sim.collect_libero import IDLE, SETTLE
 from saccade.sim.libero import package
 from saccade.sim.libero.experts.expert import Expert, has_skill
-from saccade.sim.libero.experts.grasping import Grasp, at_rim, clearance, narrowest, plan
+from saccade.sim.libero.experts.grasping import (
+    LEAN,
+    Grasp,
+    at_rim,
+    clearance,
+    narrowest,
+    plan,
+    way_clearance,
+)
 from saccade.sim.libero.experts.motion import about_z, vector
 from saccade.sim.libero.experts.world import Boxes, World
 from saccade.sim.libero.scene import LiberoScene
@@ -156,6 +164,24 @@ def test_the_room_of_a_hand_is_less_near_a_wall() -> None:
     np.testing.assert_allclose(rooms, [0.3, 0.1, 0.0], atol=1e-9)
     across = clearance(Grasp(np.array([0.0, 0.0, 0.1]), np.pi / 2), wall)
     assert across == pytest.approx(0.345)
+
+
+def test_a_hand_that_leans_withdraws_outwards_over_the_rim_and_stays_off_the_ground() -> None:
+    points = box((0.0, 0.0, 0.025), (0.05, 0.05, 0.025)).corners()
+    grasp = at_rim(points, 0.0, LEAN)
+    np.testing.assert_allclose(grasp.axes[:, 2], [np.sin(LEAN), 0, np.cos(LEAN)], atol=1e-9)
+    np.testing.assert_allclose(np.cross(grasp.axes[:, 0], grasp.axes[:, 1]), grasp.axes[:, 2])
+    assert clearance(grasp, box((0.0, 0.0, -0.5), (1.0, 1.0, 0.5))) > 0.002
+    np.testing.assert_array_equal(at_rim(points, 0.0).axes, np.eye(3))
+
+
+def test_what_hangs_over_an_object_blocks_a_hand_from_above_but_not_one_that_leans() -> None:
+    points = box((0.0, 0.0, 0.025), (0.04, 0.04, 0.025)).corners()
+    drawer = box((-0.15, 0.0, 0.19), (0.12, 0.2, 0.03))  # its front is at x = -0.03
+    upright, leaning = at_rim(points, 0.0), at_rim(points, 0.0, LEAN)
+    assert clearance(upright, drawer) > 0
+    assert min(way_clearance(upright, drawer)) == 0
+    assert min(way_clearance(leaning, drawer)) > 0.002
 
 
 def test_rotation_vectors_of_small_right_and_half_turns() -> None:

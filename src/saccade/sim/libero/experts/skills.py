@@ -9,7 +9,9 @@ from saccade.sim.libero.experts.motion import CLOSED, OPEN, UP, Action, Hand, Mo
 from saccade.sim.libero.experts.world import Rotation, Vector
 
 TRIES = 3  # grasps, each elsewhere
-HOVER = 0.10  # metres above a grasp
+HOVER = 0.10  # metres back from a grasp
+LIFT = 0.06  # metres
+DRAW_OUT = 0.16  # the same for a hand that leans, until the object is out from under the rest
 
 
 def put(hand: Hand, name: str, place: str, aside: Vector | None = None) -> Moves:
@@ -39,7 +41,8 @@ def take(hand: Hand, name: str) -> Generator[Action, None, Rotation]:
     for _ in range(TRIES):
         grasp = plan(hand.world, name, failed)
         rotation = yield from pick(hand, name, grasp)
-        yield from hand.go(hand.position + 0.06 * UP, rotation, CLOSED, within=0.02, steps=12)
+        lifted = hand.position + (DRAW_OUT if grasp.lean else LIFT) * grasp.axes[:, 2]
+        yield from hand.go(lifted, rotation, CLOSED, within=0.02, steps=12)
         if hand.world.held(name):
             break
         failed.append(grasp)
@@ -49,15 +52,17 @@ def take(hand: Hand, name: str) -> Generator[Action, None, Rotation]:
 
 def pick(hand: Hand, name: str, grasp: Grasp) -> Generator[Action, None, Rotation]:
     """Go above an object, down, and close the fingers."""
-    rotation, here, place = hand.facing_down(grasp.angle), hand.position, grasp.position
+    here, place, back = hand.position, grasp.position, grasp.axes[:, 2]
+    rotation = hand.pointing(-back, grasp.axes[:, 0])
     top = hand.world.solid(name).corners()[:, 2].max()
-    hover = max(place[2] + HOVER, top + 0.05)
-    way = max(hover, hand.world.ceiling(here, place, (name,)) + 0.03)
+    before = place + max(HOVER, top + 0.05 - place[2]) * back
+    hover = before[2]
+    way = max(hover, hand.world.ceiling(here, before, (name,)) + 0.03)
     if here[2] < way - 0.03:
         yield from hand.go(at(here, way), rotation, OPEN, within=0.03)
     over = max(way, min(here[2], hover + 0.1))
-    yield from hand.go(at(place, over), rotation, OPEN, within=0.03)
-    yield from hand.go(at(place, hover), rotation, OPEN, within=0.010)
+    yield from hand.go(at(before, over), rotation, OPEN, within=0.03)
+    yield from hand.go(before, rotation, OPEN, within=0.010)
     place = renew(hand.world, name, grasp).position
     yield from hand.go(place, rotation, OPEN, within=0.012, steps=30, limit=0.7)
     yield from hand.go(place, rotation, OPEN, within=0.003, steps=8, limit=0.4, gain=1.5)
