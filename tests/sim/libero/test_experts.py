@@ -20,9 +20,10 @@ from saccade.sim.libero.experts.grasping import (
     clearance,
     narrowest,
     plan,
+    to_crown,
     way_clearance,
 )
-from saccade.sim.libero.experts.motion import about_z, vector
+from saccade.sim.libero.experts.motion import Hand, about_z, vector
 from saccade.sim.libero.experts.world import Boxes, World
 from saccade.sim.libero.scene import LiberoScene
 
@@ -173,6 +174,33 @@ def test_a_hand_that_leans_withdraws_outwards_over_the_rim_and_stays_off_the_gro
     np.testing.assert_allclose(np.cross(grasp.axes[:, 0], grasp.axes[:, 1]), grasp.axes[:, 2])
     assert clearance(grasp, box((0.0, 0.0, -0.5), (1.0, 1.0, 0.5))) > 0.002
     np.testing.assert_array_equal(at_rim(points, 0.0).axes, np.eye(3))
+
+
+def test_of_a_tilted_rim_only_the_high_side_is_near_the_crown() -> None:
+    high = box((0.05, 0.0, 0.06), (0.01, 0.01, 0.01)).corners()
+    low = box((-0.05, 0.0, 0.03), (0.01, 0.01, 0.01)).corners()
+    points = np.concatenate([high, low])
+    assert to_crown(at_rim(points, 0.0), points) < 0.02
+    assert to_crown(at_rim(points, np.pi), points) > 0.08
+
+
+def test_a_hand_turns_the_nearer_way_but_not_close_to_the_limit_of_its_wrist() -> None:
+    class Wrist(World):
+        def __init__(self) -> None:  # no scene: it knows of the hand only
+            self.turned = 0.0
+
+        def hand(self) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros(3), np.diag([1.0, -1.0, -1.0])
+
+        def wrist(self) -> tuple[float, float]:
+            return self.turned, 2.9
+
+    world = Wrist()
+    hand = Hand(world, np.random.default_rng(0))
+    close = np.array([np.cos(0.5), np.sin(0.5), 0.0])  # a turn of -0.5 about the hand's axis
+    for world.turned, sign in ((0.0, 1), (2.8, 1), (-2.8, -1)):
+        axes = hand.pointing(np.array([0.0, 0.0, -1.0]), close)
+        np.testing.assert_allclose(axes[:, 0], sign * close, atol=1e-9)
 
 
 def test_what_hangs_over_an_object_blocks_a_hand_from_above_but_not_one_that_leans() -> None:

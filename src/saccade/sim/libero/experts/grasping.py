@@ -21,11 +21,16 @@ DEEPEST = 0.035  # metres below the top of an object
 RIM_DEPTH, RIM_INSET = 0.022, 0.004  # metres below a rim, and inwards of it
 LEAST_DEPTH = 0.008  # metres below a rim that a grip needs
 CROWN = 0.01  # metres below the top: what reaches so high
+OFF_MIDDLE = 0.015  # metres: a knob is no farther from the middle of its lid
+ALONG = 0.025  # metres: on a rim that is level, the next corner of its crown is no farther
+STRETCH = 0.72  # metres from shoulder to wrist, beyond which the elbow gets to its limit
+WRIST = 0.2  # metres from the finger tips back to the wrist
 ROOM = 0.03  # metres of clearance beyond which more is no better
 ANGLES = 36
 LEAN = float(np.deg2rad(28))  # of the hand from the vertical, outwards over a rim
 FINGER = 0.07  # metres: how far the open hand's finger reaches to a side, and some
 WAY = (0.0, 0.04, 0.08, 0.12)  # metres back from a grasp: where the way to it is looked at
+TOUCH = 0.001  # metres of clearance that a point of the hand is worth that touches something
 BLOCKED = 0.002  # metres of clearance on the way, below which the hand cannot come down
 
 
@@ -57,12 +62,18 @@ def plan(world: World, name: str, failed: Sequence[Grasp] = ()) -> Grasp:
     if width < WIDEST:
         return Grasp(np.append(middle, max(bottom + TIP, top - DEEPEST)), angle)
     crown = tops > top - CROWN
+    outline = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
     width, angle, middle = narrowest(boxes.some(crown).corners())
-    if width < WIDEST:  # a knob on a lid
+    # A knob stands in the middle of its lid; of a tilted bowl, the high side of the rim does not.
+    if width < WIDEST and np.linalg.norm(middle - outline) < OFF_MIDDLE:
         below = tops[~crown].max()
         return Grasp(np.append(middle, max(below + TIP, top - DEEPEST)), angle)
     others = world.obstacles((name,))
-    upright = _at_best_rim(world, points, failed, lambda grasp: clearance(grasp, others))
+
+    def above(grasp: Grasp) -> float:  # where no place is free, how much is in the way counts
+        return clearance(grasp, others) - TOUCH * touching(grasp, others)
+
+    upright = _at_best_rim(world, points, failed, above)
     if min(way_clearance(upright, others)[1:]) > BLOCKED:
         return upright
 
@@ -113,6 +124,13 @@ def clearance(grasp: Grasp, others: Boxes, back: float = 0.0) -> float:
     return float(others.distance(points).min(initial=np.inf))
 
 
+def touching(grasp: Grasp, others: Boxes) -> int:
+    """Return how many points of the open hand touch something else on its way to a grasp."""
+    axes = grasp.axes
+    points = [_HAND @ axes.T + grasp.position + back * axes[:, 2] for back in WAY]
+    return int((others.distance(np.concatenate(points)) < BLOCKED).sum())
+
+
 def way_clearance(grasp: Grasp, others: Boxes) -> list[float]:
     """Return how far the open hand is from everything else along its way to a grasp."""
     return [clearance(grasp, others, back) for back in WAY]
@@ -133,10 +151,24 @@ def _at_best_rim(
         turn = abs((angle - now + np.pi / 2) % np.pi - np.pi / 2)
         score = min(room(grasp), ROOM) - 0.0015 * turn
         score -= 0.02 * any(_apart(angle, other.angle) < 0.6 for other in failed)
+        score -= max(0.0, to_crown(grasp, points) - ALONG)
+        score -= max(0.0, _stretch(grasp, world) - STRETCH)
         if score > most:
             best, most = grasp, score
     assert best is not None
     return best
+
+
+def to_crown(grasp: Grasp, points: Float64[np.ndarray, "c 3"]) -> float:
+    """Return how far a grasp is from what is highest: the low side of a tilted rim is far."""
+    crown = points[points[:, 2] > points[:, 2].max() - CROWN, :2]
+    return float(np.linalg.norm(crown - grasp.position[:2], axis=1).min())
+
+
+def _stretch(grasp: Grasp, world: World) -> float:
+    """Return how far the arm has to reach for a grasp, from its shoulder to its wrist."""
+    wrist = grasp.position + WRIST * grasp.axes[:, 2]
+    return float(np.linalg.norm(wrist - world.shoulder()))
 
 
 def _apart(one: float, other: float) -> float:

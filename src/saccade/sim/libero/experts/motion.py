@@ -20,6 +20,7 @@ REACH, TURN = 0.05, 0.5  # metres and radians that an action of 1 stands for
 GAIN, TURN_GAIN = 0.8, 0.6
 NEAR = 0.03  # metres: within these, what keeps lacking is summed up
 SUM_GAIN, MOST_SUM = 0.15, 0.8
+WRIST_ROOM = 0.4  # radians to the limit of the wrist that a hand needs to be carried about
 DOWN = np.array([0.0, 0.0, -1.0])
 UP = -DOWN
 
@@ -103,8 +104,16 @@ class Hand:
         return np.stack([close, np.cross(DOWN, close), DOWN], 1)
 
     def pointing(self, way: Vector, close: Vector) -> Rotation:
-        """Return axes of a hand that points along ``way``, of the two the one nearer to now."""
-        if close @ self.rotation[:, 0] < 0:
+        """Return axes of a hand that points along ``way`` and closes along ``close`` or against it.
+
+        Of the two it is the one nearer to now, unless that takes the wrist close to its limit,
+        where a hand that is carried elsewhere gets stuck.
+        """
+        axes, (wrist, limit) = self.rotation, self.world.wrist()
+        if close @ axes[:, 0] < 0:
+            close = -close
+        turn = np.arctan2(close @ axes[:, 1], close @ axes[:, 0])
+        if abs(wrist + turn) > limit - WRIST_ROOM:
             close = -close
         return np.stack([close, np.cross(way, close), way], 1)
 

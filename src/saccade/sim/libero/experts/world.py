@@ -87,6 +87,16 @@ class World:
         site = self._data.site("gripper0_grip_site")
         return site.xpos.copy(), site.xmat.reshape(3, 3).copy()
 
+    def shoulder(self) -> Vector:
+        """Return where the arm's shoulder is, from which it reaches."""
+        return self._data.body("robot0_link2").xpos.copy()
+
+    def wrist(self) -> tuple[float, float]:
+        """Return how far the arm's last joint, about the hand's axis, is turned; and its limit."""
+        joint = self._model.joint("robot0_joint7").id
+        turned = self._data.qpos[self._model.jnt_qposadr[joint]]
+        return float(turned), float(self._model.jnt_range[joint, 1])
+
     def held(self, name: str) -> bool:
         """Whether both fingers touch an object."""
         gripper = self._domain.robots[0].gripper
