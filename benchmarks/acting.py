@@ -59,8 +59,12 @@ def policy(size: str) -> ImitationPolicy:
         encoder, head = TINY_ENCODER, FlowHeadConfig(dim=128, state=16, hidden=128)
     config = ImitationPolicyConfig(condition=StateConditionConfig(encoder=encoder), head=head)
     built = config.build().eval()
-    axes = len(config.action_names)
-    built.set_statistics(torch.zeros(axes), torch.ones(axes))
+    spread = [
+        value(size)
+        for size in (len(config.action_names), built.condition.state_size)
+        for value in (torch.zeros, torch.ones)
+    ]
+    built.set_statistics(*spread)
     return built
 
 
