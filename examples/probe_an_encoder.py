@@ -12,7 +12,7 @@ from pathlib import Path
 
 from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.synthetic import SyntheticConfig
-from saccade.evals.probe import ProbeConfig
+from saccade.evals.probes.base import ProbeConfig
 from saccade.experiments.probing import Probing
 from saccade.experiments.source import SourceConfig
 from saccade.recipes import video_mae
@@ -29,21 +29,21 @@ def toy(folder: Path) -> tuple[Path, SourceConfig]:
 def main(folder: Path, arguments: list[str]) -> None:
     """Probe, and print the scores on held-out episodes."""
     if arguments:
-        encoder, root = (Path(argument) for argument in arguments)
+        encoder, root = Path(arguments[0]), Path(arguments[1])
         source = SourceConfig(episodes=LeRobotConfig(root=root))
     else:
         encoder, source = toy(folder)
     probing = Probing(
-        encoders=(encoder,),
+        encoders=(str(encoder),),
         source=source,  # split by episode: readouts learn from 60 %, the rest choose and report
         probe=ProbeConfig(gaps=(1, 5), readouts=("linear",), resamples=500),
     )
     results = probing.run(folder / "probe", command=" ".join(["python", *sys.argv]))
     for row in results["probes"]:
-        if (row["split"], row["group"], row["frame"]) == ("test", "position", "camera"):
-            low, high = row["r2_low"], row["r2_high"]
-            interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-            print(f"gap {row['gap']}  R2 {row['r2']:.2f}{interval}  {row['representation']}")
+        asked = row["split"], row["group"], row["frame"], row["metric"]
+        if asked == ("test", "position", "camera", "r2"):
+            interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+            print(f"gap {row['gap']}  R2 {row['value']:.2f}{interval}  {row['representation']}")
     print(results["verdict"]["sentence"])
     print("report:", folder / "probe" / "report.html")
 

@@ -22,6 +22,7 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
   train      RECIPE -> a run folder with an exported encoder, world model or policy
   probe      exported encoders -> what they know about motion, beside the floors
   compare    RECIPE ... -> equal budgets, probes, floors, intervals, one report
+  ablate     a method without one part or with another value, cell by cell -> one table
   sweep      one recipe over a list of settings -> one table
   energy     landscapes of a world model and its adapters: is the minimum at the true action?
   evaluate   success rates of policies in LIBERO or Meta-World, with intervals and floors
@@ -38,7 +39,7 @@ Exit codes: 0 done, 2 usage or settings, 3 data, 4 checkpoint, 5 no space, 6 not
 7 out of memory, 8 folder busy, 75 stopped and resumable, 130 interrupted."""
 
 VERBS = (
-    *("doctor", "collect", "data", "train", "probe", "compare", "sweep"),
+    *("doctor", "collect", "data", "train", "probe", "compare", "ablate", "sweep"),
     *("evaluate", "serve", "energy", "plan", "export", "report", "demo"),
 )
 OUT_OF_MEMORY, INTERRUPTED = 7, 130

@@ -8,6 +8,7 @@ Axis letters, the same in every annotation of the package:
     d  embedding                s  robot state          a  action
     k  actions of one chunk     p  pixels of one tubelet, flattened
     c  channels that are not the three colours
+    g  cells along a side of the picture, in a probe's grid
 
 Units are SI: metres, radians, seconds, hertz. A gripper is 1 open, 0 closed.
 """
@@ -68,6 +69,21 @@ class Encoder(nn.Module):
     embed_dim: int
     preprocessing: Preprocessing
     pooling: Literal["mean", "cls"] = "mean"  # "cls" only where a loss trains the CLS token
+    edge: int = 0  # side of the central squares that ``prepare`` is best given; 0: image_size
+
+    def prepare(self, video: UInt8[Tensor, "b t 3 h w"]) -> UInt8[Tensor, "b t 3 s s"]:
+        """Cut frames as the encoder was trained on them. Default: they must be so already.
+
+        Raises:
+            ConfigError: they are of another size, and it is not known how to change that.
+        """
+        size, found = self.preprocessing.image_size, tuple(video.shape[-2:])
+        if found != (size, size):
+            raise ConfigError(
+                f"{type(self).__name__} takes frames of {size} x {size} pixels, not {found[0]} x "
+                f"{found[1]}; cut them so, for example with `fit` of saccade.data.transforms"
+            )
+        return video
 
     def forward(self, video: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b u n d"]:
         """Encode clips as ``n`` tokens per time step."""

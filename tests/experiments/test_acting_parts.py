@@ -13,7 +13,7 @@ from saccade.objectives.imitation import Imitation
 from saccade.objectives.temporal_jepa import TemporalJepa
 from saccade.recipes import statevla, video_mae
 from saccade.types import Observation
-from tests.models.test_published_vision import written
+from tests.models.published.test_vision import written
 
 
 @pytest.fixture

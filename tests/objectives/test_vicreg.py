@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from saccade.nn.spread import effective_rank
 from saccade.objectives.vicreg import (
     TINY_VARIANCE,
-    effective_rank,
     gather,
     participation,
     vicreg,

@@ -26,9 +26,9 @@ def test_half_a_file_is_an_error(results: dict[str, Any], tmp_path: Path) -> Non
         load_results(tmp_path)
 
 
-@pytest.mark.parametrize("value", [[], {}, {"schema": 2}, None])
+@pytest.mark.parametrize("value", [[], {}, {"schema": 1}, None])
 def test_another_schema_is_refused(value: object) -> None:
-    with pytest.raises(DataError, match=r"schema is .*, expected 1"):
+    with pytest.raises(DataError, match=r"schema is .*, expected 2"):
         check_results(value)
 
 
@@ -42,9 +42,9 @@ SPOILED: list[Spoiled] = [
     (["budget", "seeds", 1], True, r"budget.seeds\[1\] is True, expected a whole number"),
     (["verdict", "success"], 1, "verdict.success is 1, expected true or false"),
     (
-        ["probes", 3, "r2"],
+        ["probes", 3, "value"],
         float("nan"),
-        r"probes\[3\].r2 is nan, expected a finite number, or null",
+        r"probes\[3\].value is nan, expected a finite number, or null",
     ),
     (["probes", 3, "kind"], "best", r"probes\[3\].kind is 'best'"),
     (["models", 0, "runs", 1, "history", 2, "eval", "loss"], "low", r"history\[2\].eval.loss is"),
@@ -65,13 +65,13 @@ def test_a_wrong_field_is_named(
 
 
 def test_a_missing_field_is_named(results: dict[str, Any]) -> None:
-    del results["probes"][0]["r2_low"]
-    with pytest.raises(DataError, match=r"probes\[0\].r2_low is missing"):
+    del results["probes"][0]["low"]
+    with pytest.raises(DataError, match=r"probes\[0\].low is missing"):
         check_results(results)
 
 
 def test_numbers_that_were_not_measured_are_null(results: dict[str, Any]) -> None:
-    results["probes"][0]["r2"] = results["models"][0]["peak_memory_mb"] = None
+    results["probes"][0]["value"] = results["models"][0]["peak_memory_mb"] = None
     results["models"][0]["runs"][0]["features"] = results["commit"] = None
     del results["models"][0]["runs"][0]["pictures"]
     assert check_results(results) == results

@@ -17,15 +17,34 @@ def test_durations(value: float | int, told: str) -> None:
     assert text.duration(value) == told
 
 
-def test_scores_come_with_their_intervals(results: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("metric", "scored", "between"),
+    [
+        ("r2", "0.50", "[\N{MINUS SIGN}0.25, 0.75]"),
+        ("epe", "0.50", "[\N{MINUS SIGN}0.25, 0.75]"),
+        ("accuracy", "50 %", "[\N{MINUS SIGN}25, 75]"),
+        ("within", "50 %", "[\N{MINUS SIGN}25, 75]"),
+    ],
+)
+def test_scores_come_with_their_intervals(
+    results: dict[str, Any], metric: str, scored: str, between: str
+) -> None:
     row = check_results(results)["probes"][0]
-    row.update({"r2": 0.5, "r2_low": -0.25, "r2_high": 0.75})
-    row.update({"within": 0.5, "within_low": 0.25, "within_high": 0.75})
-    assert (text.score(row), text.interval(row)) == ("0.50", "[\N{MINUS SIGN}0.25, 0.75]")
-    assert (text.score(row, "within"), text.interval(row, "within")) == ("50 %", "[25, 75]")
-    row["r2"] = row["r2_low"] = None
+    row.update({"metric": metric, "value": 0.5, "low": -0.25, "high": 0.75})
+    assert (text.score(row), text.interval(row)) == (scored, between)
+    row["value"] = row["low"] = None
     assert (text.score(row), text.interval(row)) == (text.DASH, "")
     assert (text.score(None), text.interval(None)) == (text.DASH, "")
+
+
+def test_small_p_values_are_bounds() -> None:
+    assert [text.chance_of(p) for p in (0.0, 0.0009, 0.001, 0.5, None)] == [
+        "<0.001", "<0.001", "0.001", "0.500", text.DASH,
+    ]  # fmt: skip
+
+
+def test_capitals_of_names_stay() -> None:
+    assert [text.upper(name) for name in ("DIS", "two orders", "")] == ["DIS", "Two orders", ""]
 
 
 @pytest.mark.parametrize(

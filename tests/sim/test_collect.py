@@ -15,6 +15,7 @@ import pytest
 
 from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.lerobot.writer import LeRobotWriter
+from saccade.data.truth import flow
 from saccade.errors import BusyError, ConfigError, DataError
 from saccade.sim import collect as module
 from saccade.sim import crew
@@ -134,6 +135,7 @@ def test_a_foreign_folder_and_a_busy_one_are_refused(tmp_path: Path) -> None:
         ({"tasks": ("reech",)}, "did|reach-v3"),
         ({"tasks": ()}, "must not be empty"),
         ({"cameras": ("front",)}, "no camera 'front'"),
+        ({"truth": 17}, "truth is 17; it must lie in 8 to 16"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
@@ -283,3 +285,73 @@ def test_a_wandering_hand_goes_everywhere_and_is_kept_to_the_end(reach: MetaWorl
     assert np.array_equal(again.state, episode.state)
     expert = record(reach, replace(config, policy="expert"), (0, 0, 0, 0))
     assert not np.array_equal(expert.state[:10], episode.state[:10])
+
+
+def test_the_truth_is_recorded_with_each_frame_and_changes_nothing_else(
+    whole: Path, reach: MetaWorld, tmp_path: Path
+) -> None:
+    """Recorded by a worker, and once more in this process, the bytes are the same."""
+    small: dict[str, Any] = SMALL | {"tasks": ("reach",), "truth": 12, "stride": 3}
+    config = module.checked(CollectConfig(out=tmp_path / "one", **small))
+    collect(config)
+    again = replace(config, out=tmp_path / "two")
+    recorder = Recorder(again, module._open_writer(again))
+    recorder.simulator = reach
+    for slot in crew.slots_of(again.tasks, again.episodes):
+        assert recorder.store(slot) == 4
+    recorder.writer.finish()
+    one, two = content(config.out), content(again.out)
+    assert {name: one[name] for name in two} == two
+    assert sum(name.startswith("truth/corner2/episode-00000") for name in two) == 2
+
+    data, plain = (LeRobotConfig(root=root).build() for root in (config.out, whole))
+    assert plain.truth(0, "corner2") is None
+    frames = np.arange(4)
+    for episode in range(2):
+        states = [d.read(episode, f, ())["state"] for d, f in ((data, frames), (plain, 3 * frames))]
+        assert np.array_equal(states[0], states[1])
+        truth = data.truth(episode, "corner2")
+        assert truth is not None
+        assert truth.depth.shape == (4, 12, 12)
+        field, visible = flow(truth, 0, 3)
+        still = (truth.poses[0] == truth.poses[3]).all((1, 2))[truth.body[0]]
+        assert 0.5 < still.mean() < 0.95  # all but the arm
+        assert np.abs(field[:, ~still]).max() > 0.2
+        assert not field[:, still].any()
+        assert visible.mean() > 0.8
+    settings = json.loads((config.out / "meta" / "info.json").read_text())["saccade"]["collection"]
+    assert settings["truth"] == 12
+    assert "truth" not in (whole / "meta" / "info.json").read_text()
+
+
+def test_a_collection_goes_on_only_with_the_truth_that_it_was_begun_with(
+    whole: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"begun with \{'truth': None\}, not \{'truth': 8\}"):
+        collect(CollectConfig(out=whole, truth=8, **SMALL))
+    record = json.loads((whole / "collection.json").read_text())
+    for known, expected in ((None, True), (8, False)):
+        folder = tmp_path / str(known)
+        folder.mkdir()
+        settings = {name: value for name, value in record["settings"].items() if name != "truth"}
+        settings |= {} if known is None else {"truth": known}  # None: older than the option
+        (folder / "collection.json").write_text(json.dumps(record | {"settings": settings}))
+        config = module.checked(CollectConfig(out=folder, **SMALL))
+        if expected:
+            crew.Record.open(folder, module._settings(config), foreign=False)
+        else:
+            with pytest.raises(ConfigError, match=r"begun with \{'truth': 8\}"):
+                collect(config)
+
+
+def test_a_given_up_episode_leaves_no_truth(reach: MetaWorld, tmp_path: Path) -> None:
+    config = module.checked(
+        replace(
+            CollectConfig(out=tmp_path, **SMALL), tasks=("reach",), keep_failures=False, truth=8
+        )
+    )
+    writer = module._open_writer(config)
+    recorder = Recorder(config, writer)
+    recorder.simulator = reach
+    assert recorder.store(Slot("reach-v3", 0, 0)) == 0
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -1,6 +1,5 @@
 from collections.abc import Mapping
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -80,17 +79,6 @@ def test_a_gradient_that_is_not_finite_is_always_an_error() -> None:
     objective.head.weight.data[0] = float("nan")
     found, _ = alarms.dead_gradients(objective, CLIP, "warning")
     assert {alarm.severity for alarm in found} == {"error"}
-
-
-def test_spread_is_as_worked_out_by_hand() -> None:
-    square = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    numbers = alarms.spread(square)
-    assert numbers["std"] == pytest.approx(1.0)
-    assert numbers["effective_rank"] == pytest.approx(2.0)
-    assert numbers["cosine"] == pytest.approx(-1 / 3)  # 2 of 6 pairs are opposite, 4 orthogonal
-    assert alarms.spread(5 * square)["std"] == pytest.approx(1.0)
-    same = alarms.spread(torch.ones(4, 3))
-    assert (same["std"], same["cosine"]) == (0.0, pytest.approx(1.0))
 
 
 def test_constant_and_one_dimensional_features_are_collapsed() -> None:

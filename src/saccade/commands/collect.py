@@ -29,7 +29,8 @@ class Command:
     """Collect demonstrations of Meta-World's scripted experts as a LeRobot v3 data set.
 
     The same seed gives the same states and actions for any number of workers; run the same
-    command again after an interruption and it goes on.
+    command again after an interruption and it goes on. With --truth 64, depth and bodies are kept
+    too: the optical flow between any two frames follows from them, exactly.
 
     Example: saccade collect metaworld --tasks drawer-open reach push --episodes 20
     --camera corner2 --workers 2 --out data/metaworld

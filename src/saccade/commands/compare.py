@@ -15,7 +15,7 @@ from saccade.commands.common import (
     with_data,
 )
 from saccade.commands.train import describe
-from saccade.evals.probe import ProbeConfig
+from saccade.evals.probes.base import ProbeConfig
 from saccade.experiments.comparison import Comparison, Method
 
 

@@ -4,14 +4,16 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int, Int64, UInt8
 from torch import Tensor
 
+from saccade.data.truth import SceneTruth
 from saccade.errors import DataError
 
 POSITION = frozenset({"x", "y", "z"})
@@ -28,6 +30,23 @@ class Frames(TypedDict):
     video: UInt8[Tensor, "t v 3 h w"]
     state: Float[Tensor, "t s"]
     action: Float[Tensor, "t a"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """What states and actions are, where their names do not say it.
+
+    Args:
+        commands: ``steps`` from where the body is, or ``goals`` to reach; "" where not known.
+        metres: in a commanded displacement of 1; 0 where not known.
+        radians: in a commanded rotation of 1.
+        camera: in whose frame, of that moment, states and actions are; "" for the world's.
+    """
+
+    commands: Literal["steps", "goals", ""] = ""
+    metres: float = 0.0
+    radians: float = 1.0
+    camera: str = ""
 
 
 class Episodes(ABC):
@@ -48,6 +67,7 @@ class Episodes(ABC):
     fingerprint: str  # changes when the content does: names caches, guards a resume
     world_to_camera: Mapping[str, Float64[np.ndarray, "3 3"]]  # rotations; empty where unknown
     skipped: Mapping[str, str] = MappingProxyType({})  # what was left out when opened, and why
+    conventions: Conventions = Conventions()
 
     @abstractmethod
     def numbers(
@@ -151,8 +171,38 @@ class Episodes(ABC):
         """
         return None
 
+    def camera_rotations(
+        self, episode: int, camera: str, frames: Int[np.ndarray, " t"]
+    ) -> Float64[np.ndarray, "t 3 3"] | None:
+        """Return what turns world axes into a camera's at some frames; None where unknown.
+
+        Default: the constant ``world_to_camera`` where it is known, else out of ``camera_poses``.
+        """
+        if camera in self.world_to_camera:
+            return np.tile(self.world_to_camera[camera], (len(frames), 1, 1))
+        poses = self.camera_poses(episode, camera)
+        return None if poses is None else np.swapaxes(poses[frames, :3, :3], 1, 2)
+
+    def confidences(
+        self, episode: int, body: str, frames: Int[np.ndarray, " t"]
+    ) -> Float64[np.ndarray, " t"] | None:
+        """Return how far to trust a body of the state (``right_hand``), 0 to 1. Default: unknown.
+
+        Raises:
+            DataError: there is no such body or frame, or what is stored is no share.
+        """
+        return None
+
     def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
         """Return a camera's matrix, in pixels of what ``pixels`` returns. Default: unknown."""
+        return None
+
+    def truth(self, episode: int, camera: str) -> SceneTruth | None:
+        """Return what a simulator knows of the pictures, which optical flow follows from.
+
+        The fingerprint is silent about it: pixels, states and actions are the same with and
+        without. Default: None, unknown.
+        """
         return None
 
     def _checked(self, episode: int, frames: Int[np.ndarray, " t"]) -> Int64[np.ndarray, " t"]:
@@ -174,6 +224,7 @@ class Subset(Episodes):
         self.fps, self.cameras = episodes.fps, episodes.cameras
         self.state_names, self.action_names = episodes.state_names, episodes.action_names
         self.world_to_camera = episodes.world_to_camera
+        self.conventions = episodes.conventions
         self.lengths = [episodes.lengths[i] for i in keep]
         self.tasks = [episodes.tasks[i] for i in keep]
         members = hashlib.sha256(json.dumps(list(keep)).encode()).hexdigest()[:16]
@@ -226,9 +277,25 @@ class Subset(Episodes):
         """Return the poses of the ``episode``-th kept episode."""
         return self.episodes.camera_poses(self.keep[episode], camera)
 
+    def camera_rotations(
+        self, episode: int, camera: str, frames: Int[np.ndarray, " t"]
+    ) -> Float64[np.ndarray, "t 3 3"] | None:
+        """Return the rotations of the ``episode``-th kept episode."""
+        return self.episodes.camera_rotations(self.keep[episode], camera, frames)
+
+    def confidences(
+        self, episode: int, body: str, frames: Int[np.ndarray, " t"]
+    ) -> Float64[np.ndarray, " t"] | None:
+        """Return the confidences of the ``episode``-th kept episode."""
+        return self.episodes.confidences(self.keep[episode], body, frames)
+
     def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
         """Return the camera matrix of the ``episode``-th kept episode."""
         return self.episodes.intrinsics(self.keep[episode], camera)
+
+    def truth(self, episode: int, camera: str) -> SceneTruth | None:
+        """Return what a simulator knows of the ``episode``-th kept episode."""
+        return self.episodes.truth(self.keep[episode], camera)
 
 
 def split(

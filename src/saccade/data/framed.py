@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from saccade.data.episodes import Episodes
 from saccade.data.transforms import Framing
+from saccade.data.truth import SceneTruth
 from saccade.errors import DataError
 
 
@@ -35,6 +36,7 @@ class SquareEpisodes(Episodes):
         self.state_names, self.action_names = episodes.state_names, episodes.action_names
         known = episodes.world_to_camera
         self.world_to_camera = {name: known[name] for name in self.cameras if name in known}
+        self.conventions = episodes.conventions
         self.fingerprint = f"{episodes.fingerprint}@{framing.tag}"
         self.episodes, self.framing = episodes, framing
 
@@ -60,13 +62,40 @@ class SquareEpisodes(Episodes):
         """Return what the reader says."""
         return self.episodes.camera_poses(episode, camera)
 
+    def camera_rotations(
+        self, episode: int, camera: str, frames: Int[np.ndarray, " t"]
+    ) -> Float64[np.ndarray, "t 3 3"] | None:
+        """Return what the reader says."""
+        return self.episodes.camera_rotations(episode, camera, frames)
+
+    def confidences(
+        self, episode: int, body: str, frames: Int[np.ndarray, " t"]
+    ) -> Float64[np.ndarray, " t"] | None:
+        """Return what the reader says."""
+        return self.episodes.confidences(episode, body, frames)
+
     def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
         """Return the matrix for the squares. Decodes a frame of the reader."""
         matrix = self.episodes.intrinsics(episode, camera)
         if matrix is None or not self.lengths[episode]:
             return None
+        return self.framing.matrix(*self._frame_size(episode, camera)) @ matrix
+
+    def truth(self, episode: int, camera: str) -> SceneTruth | None:
+        """Return the truth of the squares. Decodes a frame of the reader.
+
+        Raises:
+            DataError: the truth cannot be cut where the squares are.
+        """
+        truth = self.episodes.truth(episode, camera)
+        if truth is None:
+            return None
+        frame = self._frame_size(episode, camera)
+        return truth.framed(self.framing.matrix(*frame), self.framing.size, frame)
+
+    def _frame_size(self, episode: int, camera: str) -> tuple[int, int]:
         frame = self.episodes.pixels(episode, camera, np.zeros(1, np.int64))
-        return self.framing.matrix(*frame.shape[2:]) @ matrix
+        return frame.shape[2], frame.shape[3]
 
 
 class FramedEpisodes(SquareEpisodes):

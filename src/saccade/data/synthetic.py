@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from saccade.config import Config
-from saccade.data.episodes import Episodes
+from saccade.data.episodes import Conventions, Episodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Synthetic(Episodes):
 
     cameras = ("front",)
     state_names = action_names = ("x", "y", "z", "gripper")
+    conventions = Conventions(commands="steps", metres=1.0)
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config

@@ -1,201 +1,353 @@
-"""What a probe reads from: frozen features of frame pairs, and the floors they must beat.
+"""What probes read from: frozen encoders, and the floors that they must beat.
 
-A representation is a function from (episodes, pairs) to one vector per pair. Encoders are one
-kind; the others are floors that need no learning, so that a probe's number says what training
-added: raw pixels, raw pixel change, the robot's own state, the task's name.
+A *reader* turns clips into one vector each and, where it sees the picture, into one vector per
+cell of a grid. Encoders are one kind of reader; the others need no learning, so that a probe's
+number says what training added: pixels, their change, gradients, optical flow, the robot's own
+state, the task's name.
 
-Encoder features are computed once and kept as ``folder/<digest>.safetensors``; the digest covers
-the weights, the data and the pairs, so a stale file is never read.
+How an encoder is shown a clip depends on how many frames it takes:
+
+    frame  each frame is encoded on its own; the vectors are put side by side (``concatenation``)
+           or the change from one to the next is kept (``difference``)
+    pair   successive frames are encoded as pairs, side by side (``pair``)
+    clip   the frames fill the clip, each repeated as often (``repeated``); time steps of its
+           tokens are averaged to one per frame shown
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from math import isqrt
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from einops import rearrange, reduce
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.checkpoint import write_atomic
 from saccade.data.episodes import Episodes
-from saccade.errors import ConfigError, DataError, NumericError
+from saccade.errors import ConfigError, DataError
+from saccade.evals import descriptors
+from saccade.evals.clip_store import ClipStore, Encoded, Report, whole_clips
+from saccade.evals.clips import Clips, read_video
 from saccade.types import Encoder
 
-CODE = "features-1"  # part of every digest: change it when the same weights give other features
-THUMBNAIL = 16  # side of the raw-pixel floors' pictures
+CODE = "clips-1"  # part of every digest: change it when the same weights give other features
+Reading = Literal["concatenation", "difference", "pair", "repeated"]
+Precision = Literal["float32", "bfloat16"]
+Views = Mapping[str, Episodes]  # the parts of a data set, in pictures of one size
 
 
-class Pairs(NamedTuple):
-    """Frames ``start`` and ``start + gap`` of ``episode``, in the order of the episodes."""
+class Request(NamedTuple):
+    """Clips of a part that a probe will ask for, with their cells or without."""
 
-    episode: Int[np.ndarray, " n"]
-    start: Int[np.ndarray, " n"]
-    gap: int
-
-    def by_episode(self) -> Iterator[tuple[int, Int[np.ndarray, " m"]]]:
-        """Yield every episode with its start frames."""
-        for episode in np.unique(self.episode):
-            yield int(episode), self.start[self.episode == episode]
+    part: str
+    clips: Clips
+    cells: bool = False
 
 
-Features = Callable[[Episodes, Pairs], Float[Tensor, "n f"]]
+@runtime_checkable
+class Reader(Protocol):
+    """Frozen features of clips, by the part of the data that holds them."""
+
+    def prepare(self, requests: Iterable[Request]) -> None:
+        """Compute what will be asked for, in one pass."""
+
+    def vectors(self, part: str, clips: Clips) -> Float[Tensor, "n f"]:
+        """Return one vector per clip."""
+        ...
+
+    def cells(self, part: str, clips: Clips) -> Float[Tensor, "n g g d"] | None:
+        """Return one vector per cell of the picture; None where no picture is seen."""
+        ...
 
 
-def enumerate_pairs(episodes: Episodes, gap: int, stride: int) -> Pairs:
-    """List every ``stride``-th pair of frames that lie ``gap`` steps apart in one episode.
+class EncoderReader:
+    """A frozen encoder. Its features are kept on disk and shared between readings and probes.
+
+    Args:
+        encoder: what to ask.
+        reading: how clips are shown, one of ``readings(encoder)``.
+        views: the parts, in frames that ``encoder.prepare`` takes.
+        camera: the one to look through.
+        root: folder of the feature stores.
+        grid: at most so many cells per side; coarser encoders keep theirs.
+        batch: clips encoded at once.
+        precision: of the network's arithmetic; features are kept in float32 (cells in float16).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        reading: Reading,
+        views: Views,
+        camera: str,
+        root: Path,
+        *,
+        grid: int = 8,
+        batch: int = 32,
+        precision: Precision = "float32",
+        report: Report = lambda _: None,
+    ) -> None:
+        if reading not in readings(encoder):
+            raise ConfigError(
+                f"{type(encoder).__name__} takes {encoder.preprocessing.num_frames} frames; it "
+                f"can be read by {' or '.join(readings(encoder))}, not by {reading}"
+            )
+        self.encoder, self.reading, self.views = encoder.eval(), reading, views
+        self.camera, self.root, self.grid, self.batch = camera, root, grid, batch
+        self.precision, self.report = precision, report
+        self.digest = digest_encoder(encoder)
+        self.encoded, self.seconds = 0, 0.0  # clips that were computed here, and how long it took
+        self._stores: dict[str, ClipStore] = {}
+
+    def prepare(self, requests: Iterable[Request]) -> None:
+        """Encode every clip that is missing, each once, whichever probe asks for it."""
+        for store, clips, cells in self._merged(requests):
+            store.complete(clips, cells, self.encode, self.batch, self.report)
+
+    def _merged(self, requests: Iterable[Request]) -> Iterator[tuple[ClipStore, Clips, bool]]:
+        """Put together what is asked of each shard; those with cells come first."""
+        asked: dict[tuple[str, tuple[int, ...], bool], list[tuple[ClipStore, Clips]]] = {}
+        for part, clips, cells in requests:
+            store, clips = self._placed(part, clips)
+            for window in self.windows(clips):
+                key = (store.folder.name, window.offsets, cells)
+                asked.setdefault(key, []).append((store, window))
+        for (_, offsets, cells), found in sorted(asked.items(), key=lambda item: not item[0][2]):
+            merged = Clips(
+                np.concatenate([clips.episode for _, clips in found]),
+                np.concatenate([clips.start for _, clips in found]),
+                offsets,
+            )
+            yield found[0][0], merged, cells
+
+    def outlook(self, requests: Iterable[Request]) -> tuple[int, float, int]:
+        """Say how many clips are to be encoded, and about how many seconds and bytes they take.
+
+        Encodes a few clips to find out.
+        """
+        missing, seconds, size = 0, 0.0, 0
+        for store, clips, cells in self._merged(requests):
+            count = store.count_missing(clips, cells)
+            if not count:
+                continue
+            few = clips.taken(np.arange(min(len(clips.start), 8)))
+            (video,) = read_video(store.whole, few._replace(episode=few.episode * 0 + few.episode[0], start=few.start * 0 + few.start[0]), self.camera, 8)  # fmt: skip
+            self.encode(video[:1])  # the first call costs more
+            began = time.perf_counter()
+            found = self.encode(video)
+            seconds += count * _since(began) / len(video)
+            row = found.vectors[0].numel() * 4 + (found.cells[0].numel() * 2 if cells else 0)
+            missing, size = missing + count, size + count * row
+        return missing, seconds, size
+
+    def vectors(self, part: str, clips: Clips) -> Float[Tensor, "n f"]:
+        """Return one vector per clip."""
+        return self._shown(part, clips, "vectors")
+
+    def cells(self, part: str, clips: Clips) -> Float[Tensor, "n g g d"]:
+        """Return one vector per cell of the picture, in half precision."""
+        return self._shown(part, clips, "cells")
+
+    def _shown(self, part: str, clips: Clips, kind: Literal["vectors", "cells"]) -> Tensor:
+        self.prepare([Request(part, clips, kind == "cells")])
+        store, clips = self._placed(part, clips)
+        found = [
+            store.read("_".join(map(str, window.offsets)), kind, store.rows(window))
+            for window in self.windows(clips)
+        ]
+        if self.reading == "difference":
+            found = [after - before for before, after in zip(found, found[1:], strict=False)]
+        return torch.cat(found, -1)
+
+    def windows(self, clips: Clips) -> list[Clips]:
+        """Return what the encoder is given for each clip; the first frame of each is frame 0."""
+        shown = clips.offsets
+        if self.encoder.preprocessing.num_frames == 1:
+            given = [(offset,) for offset in shown]
+        elif self.encoder.preprocessing.num_frames == 2:
+            given = list(zip(shown, shown[1:], strict=False))
+        else:
+            given = [shown]
+        return [
+            Clips(clips.episode, clips.start + some[0], tuple(offset - some[0] for offset in some))
+            for some in given
+        ]
+
+    @torch.inference_mode()
+    def encode(self, video: UInt8[Tensor, "b k 3 h w"]) -> Encoded:
+        """Encode clips: the network's own frames, or fewer that are then repeated.
+
+        Raises:
+            DataError: the frames are not of the size that the encoder takes.
+        """
+        began = time.perf_counter()
+        encoder, shown = self.encoder, video.shape[1]
+        device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+        try:
+            video = encoder.prepare(video.to(device))
+        except ConfigError as error:
+            raise DataError(f"camera {self.camera!r}: {error}") from error
+        frames = encoder.preprocessing.num_frames
+        if frames % shown:
+            raise ConfigError(f"a clip of {frames} frames cannot be filled with {shown} frames")
+        video = video.repeat_interleave(frames // shown, 1)
+        enabled = self.precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            tokens = encoder(video)
+        tokens = in_time(tokens.float(), shown)
+        found = Encoded(encoder.pool(tokens).cpu(), as_cells(tokens, self.grid).cpu())
+        self.encoded, self.seconds = self.encoded + len(video), self.seconds + _since(began)
+        return found
+
+    @property
+    def size_on_disk(self) -> int:
+        """How many bytes the features take, of all data sets that were read."""
+        return sum(store.size_on_disk for store in self._stores.values())
+
+    def _placed(self, part: str, clips: Clips) -> tuple[ClipStore, Clips]:
+        """Return the store of a part's data set, and the clips as counted there."""
+        whole, placed = whole_clips(self.views[part], clips)
+        if whole.fingerprint not in self._stores:
+            about = {
+                "code": CODE,
+                "encoder": self.digest,
+                "grid": self.grid,
+                "precision": self.precision,
+            }
+            self._stores[whole.fingerprint] = ClipStore(self.root, about, whole, self.camera)
+        return self._stores[whole.fingerprint], placed
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began
+
+
+def readings(encoder: Encoder) -> tuple[Reading, ...]:
+    """Say how an encoder can be shown clips."""
+    frames = encoder.preprocessing.num_frames
+    if frames == 1:
+        return ("concatenation", "difference")
+    return ("pair",) if frames == 2 else ("repeated",)
+
+
+def in_time(tokens: Float[Tensor, "b u n d"], shown: int) -> Float[Tensor, "b k n d"]:
+    """Average the time steps of tokens to one per frame that was shown, where there are more."""
+    steps = tokens.shape[1]
+    return reduce(tokens, "b (k r) n d -> b k n d", "mean", k=shown if steps > shown else steps)
+
+
+def as_cells(tokens: Float[Tensor, "b k n d"], grid: int) -> Float[Tensor, "b g g d"]:
+    """Average tokens over the cells of a grid, time steps side by side.
 
     Raises:
-        ConfigError: the gap or the stride is below 1.
-        DataError: no episode is longer than the gap.
+        ConfigError: the tokens make no square.
     """
-    if gap < 1 or stride < 1:
-        raise ConfigError(f"gap {gap} and stride {stride} of a probe must be at least 1 step")
-    starts = [np.arange(0, max(0, length - gap), stride) for length in episodes.lengths]
-    counts = [len(start) for start in starts]
-    if not sum(counts):
-        longest = max(episodes.lengths, default=0)
-        raise DataError(
-            f"no episode of {episodes.fingerprint} is longer than the gap of {gap} steps (the "
-            f"longest has {longest} frames); probe smaller gaps"
-        )
-    return Pairs(np.repeat(np.arange(len(starts)), counts), np.concatenate(starts), gap)
-
-
-def read_video(
-    episodes: Episodes, pairs: Pairs, camera: str, batch: int
-) -> Iterator[UInt8[Tensor, "b 2 3 h w"]]:
-    """Yield the pairs in order, about ``batch`` at a time; episodes are read piece by piece."""
-    waiting: list[Tensor] = []
-    for episode, starts in pairs.by_episode():
-        for low in range(0, len(starts), batch):
-            wanted = np.stack([starts[low : low + batch], starts[low : low + batch] + pairs.gap])
-            frames, place = np.unique(wanted, return_inverse=True)
-            video = episodes.read(episode, frames, (camera,))["video"][:, 0]
-            waiting.append(video[torch.from_numpy(place.reshape(wanted.shape).T)])
-            if sum(map(len, waiting)) >= batch:
-                yield torch.cat(waiting)
-                waiting = []
-    if waiting:
-        yield torch.cat(waiting)
-
-
-class EncoderFeatures:
-    """The features of one frozen encoder, computed once and kept on disk."""
-
-    def __init__(self, encoder: Encoder, camera: str, folder: Path, batch: int = 64) -> None:
-        if encoder.preprocessing.num_frames != 2:
-            raise ConfigError(
-                f"{type(encoder).__name__} takes {encoder.preprocessing.num_frames} frames; "
-                "this probe feeds pairs, so give an encoder with num_frames=2"
-            )
-        self.encoder, self.camera, self.folder, self.batch = encoder.eval(), camera, folder, batch
-        self.digest = digest_encoder(encoder)
-
-    def __call__(self, episodes: Episodes, pairs: Pairs) -> Float[Tensor, "n f"]:
-        """Return one pooled vector per pair."""
-        return self._cached(episodes, pairs, "pooled")
-
-    def tokens(self, episodes: Episodes, pairs: Pairs) -> Float[Tensor, "n l d"]:
-        """Return every token of each pair, in half precision."""
-        return self._cached(episodes, pairs, "tokens")
-
-    def _cached(self, episodes: Episodes, pairs: Pairs, kind: str) -> Tensor:
-        digest = hashlib.sha256()
-        for part in (CODE, kind, self.digest, episodes.fingerprint, self.camera, str(pairs.gap)):
-            digest.update(part.encode() + b"\0")
-        digest.update(np.stack([pairs.episode, pairs.start]).astype("<i8").tobytes())
-        path = self.folder / f"{digest.hexdigest()[:32]}.safetensors"
-        if not path.exists():
-            write_atomic(path, save({kind: self._encode(episodes, pairs, kind)}))
-        try:
-            return load_file(path)[kind]
-        except (SafetensorError, KeyError) as error:
-            raise DataError(f"{path} is damaged ({error}); delete it and rerun") from error
-
-    @torch.no_grad()
-    def _encode(self, episodes: Episodes, pairs: Pairs, kind: str) -> Tensor:
-        device = next((p.device for p in self.encoder.parameters()), torch.device("cpu"))
-        size, found = self.encoder.preprocessing.image_size, []
-        for video in read_video(episodes, pairs, self.camera, self.batch):
-            if video.shape[-2:] != (size, size):
-                raise DataError(
-                    f"camera {self.camera!r} gives frames of {tuple(video.shape[-2:])} pixels, the "
-                    f"encoder expects {(size, size)}; cache the frames at size {size}"
-                )
-            tokens = self.encoder(video.to(device))
-            if kind == "pooled":
-                found.append(self.encoder.pool(tokens).float().cpu())
-            else:
-                found.append(rearrange(tokens, "b u n d -> b (u n) d").half().cpu())
-        features = torch.cat(found)
-        bad = int((~features.isfinite()).flatten(1).any(1).sum())
-        if bad:
-            raise NumericError(
-                f"{type(self.encoder).__name__} gives {bad} of {len(features)} pairs features that "
-                "are not finite; look at the run that trained it"
-            )
-        if digest_encoder(self.encoder) != self.digest:
-            raise RuntimeError(f"{type(self.encoder).__name__} changed itself while it was frozen")
-        return features.contiguous()
+    side = isqrt(tokens.shape[2])
+    if side * side != tokens.shape[2]:
+        raise ConfigError(f"{tokens.shape[2]} tokens of a frame make no square of cells")
+    cells = rearrange(tokens, "b k (i j) d -> b (k d) i j", i=side)
+    if side > grid:
+        cells = F.adaptive_avg_pool2d(cells, grid)
+    return rearrange(cells, "b d i j -> b i j d")
 
 
 def digest_encoder(encoder: Encoder) -> str:
     """Digest all that the features depend on: class, pixel contract, pooling and every weight."""
     digest = hashlib.sha256()
-    digest.update(f"{type(encoder)} {encoder.preprocessing} {encoder.pooling}".encode())
+    about = f"{type(encoder)} {encoder.preprocessing} {encoder.pooling}"
+    digest.update(about.encode())
     for name, value in encoder.state_dict().items():
         raw = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + raw.tobytes())
     return digest.hexdigest()
 
 
-def thumbnails(episodes: Episodes, pairs: Pairs, camera: str) -> Float[Tensor, "n 2 3 h w"]:
-    """Average both frames of each pair down to 16 x 16 pixels, in [0, 1]."""
-    return torch.cat(
-        [
-            F.adaptive_avg_pool2d(video.flatten(0, 1) / 255, THUMBNAIL).unflatten(0, (-1, 2))
-            for video in read_video(episodes, pairs, camera, batch=256)
-        ]
-    )
+class DescriptorReader:
+    """A floor that looks at the picture and learns nothing; computed when asked, kept in memory."""
+
+    def __init__(
+        self,
+        describe: Callable[[UInt8[Tensor, "b k 3 h w"]], Float[Tensor, "b g g d"]],
+        views: Views,
+        camera: str,
+    ) -> None:
+        self.describe, self.views, self.camera = describe, views, camera
+        self._kept: dict[tuple[str, bytes, tuple[int, ...]], Tensor] = {}
+
+    def prepare(self, requests: Iterable[Request]) -> None:
+        """Do nothing: descriptors are cheap."""
+
+    def vectors(self, part: str, clips: Clips) -> Float[Tensor, "n f"]:
+        """Return the cells of each clip, one after the other."""
+        return self.cells(part, clips).flatten(1)
+
+    def cells(self, part: str, clips: Clips) -> Float[Tensor, "n g g d"]:
+        """Describe each cell of the picture."""
+        key = part, np.stack([clips.episode, clips.start]).tobytes(), clips.offsets
+        if key not in self._kept:
+            videos = read_video(self.views[part], clips, self.camera, batch=256)
+            self._kept[key] = torch.cat([self.describe(video) for video in videos])
+        return self._kept[key]
 
 
-def raw_pixels(episodes: Episodes, pairs: Pairs, camera: str) -> Float[Tensor, "n f"]:
-    """Floor: both frames as they are, small."""
-    return thumbnails(episodes, pairs, camera).flatten(1)
+class StateReader:
+    """Floor without vision: the robot's state at the first frame shown."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def prepare(self, requests: Iterable[Request]) -> None:
+        """Do nothing: states are at hand."""
+
+    def vectors(self, part: str, clips: Clips) -> Float[Tensor, "n f"]:
+        """Return the states."""
+        episodes, first = self.views[part], clips.offsets[0]
+        found = [episodes.read(e, at + first, ())["state"] for e, at in clips.by_episode()]
+        return torch.cat(found)
+
+    def cells(self, part: str, clips: Clips) -> None:
+        """See nothing."""
 
 
-def raw_change(episodes: Episodes, pairs: Pairs, camera: str) -> Float[Tensor, "n f"]:
-    """Floor: the signed difference of the two frames, small."""
-    first, second = thumbnails(episodes, pairs, camera).unbind(1)
-    return (second - first).flatten(1)
-
-
-def position_only(episodes: Episodes, pairs: Pairs) -> Float[Tensor, "n f"]:
-    """Floor without vision: the robot's state at the first frame."""
-    return torch.cat(
-        [episodes.read(episode, start, ())["state"] for episode, start in pairs.by_episode()]
-    )
-
-
-def task_only(episodes: Episodes, pairs: Pairs, known: tuple[str, ...]) -> Float[Tensor, "n f"]:
+class TaskReader:
     """Floor without vision: which of the ``known`` tasks it is; all zeros for another task."""
-    names = np.array([episodes.tasks[episode] for episode in pairs.episode])
-    return torch.from_numpy((names[:, None] == np.array(known)[None]).astype(np.float32))
+
+    def __init__(self, views: Views, known: tuple[str, ...]) -> None:
+        self.views, self.known = views, known
+
+    def prepare(self, requests: Iterable[Request]) -> None:
+        """Do nothing: tasks are at hand."""
+
+    def vectors(self, part: str, clips: Clips) -> Float[Tensor, "n f"]:
+        """Return one-hot tasks."""
+        names = np.array(self.views[part].tasks)[clips.episode]
+        same = names[:, None] == np.array(self.known)[None]
+        return torch.from_numpy(same.astype(np.float32))
+
+    def cells(self, part: str, clips: Clips) -> None:
+        """See nothing."""
 
 
-def floors(train: Episodes, camera: str) -> dict[str, Features]:
-    """Name the floors that are features of pairs and need no encoder."""
-    known = tuple(sorted(set(train.tasks)))
-    return {
-        "raw pixels": partial(raw_pixels, camera=camera),
-        "raw pixel change": partial(raw_change, camera=camera),
-        "position only": position_only,
-        "task only": partial(task_only, known=known),
+def floors(views: Views, camera: str, grid: int = 8) -> dict[str, Reader]:
+    """Name the floors that need no network."""
+    looking = {
+        "raw pixels": descriptors.raw_pixels,
+        "raw pixel change": descriptors.pixel_difference,
+        "gradients (HOG)": descriptors.hog,
+        "flow histogram": descriptors.flow_histogram,
     }
+    found: dict[str, Reader] = {
+        name: DescriptorReader(partial(describe, cells=grid), views, camera)
+        for name, describe in looking.items()
+    }
+    if views["train"].state_names:
+        found["position only"] = StateReader(views)
+    if len(known := tuple(sorted(set(views["train"].tasks)))) > 1:
+        found["task only"] = TaskReader(views, known)
+    return found

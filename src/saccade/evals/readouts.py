@@ -7,6 +7,10 @@ linear     ridge regression, solved exactly in float64 (Hoerl & Kennard, 1970):
 mlp        one hidden layer
 attentive  one learned query attends to all tokens, then a linear map
            (Bardes et al., 2024, https://arxiv.org/abs/2404.08471, in its smallest form)
+dense      the same for a target per token: each attends to all, by a match of low rank
+
+Classes are one-hot targets: the linear readout regresses them (and its penalty is chosen by
+accuracy), networks learn them by cross-entropy; the largest output is the answer.
 """
 
 import copy
@@ -21,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Readout = Literal["linear", "mlp", "attentive"]
+Loss = Callable[[Tensor, Tensor], Tensor]
 PENALTIES = tuple(10.0 ** (power / 2) for power in range(-12, 9))
 HIDDEN, BATCH, EPOCHS, PATIENCE, LR = 256, 64, 100, 10, 3e-3
 
@@ -77,12 +82,19 @@ class Ridge:
         y: Float64[np.ndarray, "n a"],
         x_select: Float[Tensor, "m d"],
         y_select: Float64[np.ndarray, "m a"],
+        classes: bool = False,
     ) -> Fit:
-        """Choose the penalty with the smallest squared error on the select split."""
-        target = torch.from_numpy(y)
+        """Choose the penalty that is best on the select split.
+
+        By squared error, or by accuracy and then squared error where targets are ``classes``.
+        """
+        target, wanted = torch.from_numpy(y), torch.from_numpy(y_select)
         weights = self.weights(target, torch.tensor(PENALTIES, dtype=torch.float64))
         guesses = self.scale(x_select.double()) @ weights + target.mean(0)
-        errors = (guesses - torch.from_numpy(y_select)).square().sum((1, 2))
+        errors = (guesses - wanted).square().mean((1, 2))
+        if classes:
+            wrong = (guesses.argmax(2) != wanted.argmax(1)).double().mean(1)
+            errors = wrong + 1e-6 * errors
         best = int(errors.argmin())
         weight, bias = weights[best], target.mean(0)
         return Fit(lambda x: (self.scale(x.double()) @ weight + bias).numpy(), PENALTIES[best])
@@ -105,37 +117,55 @@ class Attentive(nn.Module):
         return self.head((attention[:, None] @ tokens)[:, 0])
 
 
-def fitter(kind: Readout, x: Float[Tensor, "n *f"], seed: int) -> Callable[..., Fit]:
+class Dense(nn.Module):
+    """Predict at every token from itself and from the tokens that it attends to."""
+
+    RANK = 32
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(dim, self.RANK, bias=False)
+        self.key = nn.Linear(dim, self.RANK, bias=False)
+        self.head = nn.Linear(2 * dim, out)
+
+    def forward(self, tokens: Float[Tensor, "n l d"]) -> Float[Tensor, "n l a"]:
+        """Predict standardised targets from standardised tokens."""
+        match = self.query(tokens) @ self.key(tokens).mT / self.RANK**0.5
+        return self.head(torch.cat([tokens, match.softmax(-1) @ tokens], -1))
+
+
+def fitter(
+    kind: Readout, x: Float[Tensor, "n *f"], seed: int, classes: bool = False
+) -> Callable[..., Fit]:
     """Return what fits this readout to ``(y, x_select, y_select)``; the ridge decomposes x once."""
     if kind == "linear":
-        return Ridge(x).fit
-    return partial(_fit_network, kind, seed, x)
+        return partial(Ridge(x).fit, classes=classes)
+    return partial(_fit_network, kind, seed, classes, x)
 
 
 def _fit_network(
     kind: Readout,
     seed: int,
+    classes: bool,
     x_train: Float[Tensor, "n *f"],
-    y_train: Float64[np.ndarray, "n a"],
+    y_train: Float64[np.ndarray, "n *l a"],
     x_select: Float[Tensor, "m *f"],
-    y_select: Float64[np.ndarray, "m a"],
+    y_select: Float64[np.ndarray, "m *l a"],
 ) -> Fit:
     """Train a small network by AdamW and keep the epoch that is best on the select split."""
     of_x, of_y = Scale.of(x_train.float()), Scale.of(torch.from_numpy(y_train))
+    loss: Loss = F.mse_loss
+    if classes:
+        of_y = Scale(torch.zeros(()), torch.ones(()))
+        loss = F.cross_entropy
     x, y = of_x(x_train.float()), of_y(torch.from_numpy(y_train)).float()
     select = of_x(x_select.float()), of_y(torch.from_numpy(y_select)).float()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        network = (
-            Attentive(x.shape[-1], y.shape[-1])
-            if kind == "attentive"
-            else nn.Sequential(
-                nn.Linear(x.shape[-1], HIDDEN), nn.GELU(), nn.Linear(HIDDEN, y.shape[-1])
-            )
-        )
-        _descend(network, (x, y), select)
+        network = _network(kind, x, y)
+        _descend(network, (x, y), select, loss)
 
-    def predict(features: Float[Tensor, "n *f"]) -> Float64[np.ndarray, "n a"]:
+    def predict(features: Float[Tensor, "n *f"]) -> Float64[np.ndarray, "n *l a"]:
         with torch.no_grad():
             guess = network(of_x(features.float())).double()
         return (guess / of_y.inverse.where(of_y.inverse > 0, torch.inf) + of_y.mean).numpy()
@@ -143,21 +173,29 @@ def _fit_network(
     return Fit(predict, None)
 
 
+def _network(kind: Readout, x: Float[Tensor, "n *f"], y: Float[Tensor, "n *l a"]) -> nn.Module:
+    """Build what maps features of this shape to targets of this shape."""
+    dim, out = x.shape[-1], y.shape[-1]
+    if kind == "attentive":
+        return Dense(dim, out) if y.ndim == 3 else Attentive(dim, out)
+    return nn.Sequential(nn.Linear(dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, out))
+
+
 def _descend(
-    network: nn.Module, train: tuple[Tensor, Tensor], select: tuple[Tensor, Tensor]
+    network: nn.Module, train: tuple[Tensor, Tensor], select: tuple[Tensor, Tensor], loss: Loss
 ) -> None:
-    """Minimise mean squared error with early stopping; leave the best weights in place."""
+    """Minimise the loss with early stopping; leave the best weights in place."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=0.05)
     best, kept, waited = float("inf"), network.state_dict(), 0
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(train[0])).split(BATCH):
             optimizer.zero_grad()
-            F.mse_loss(network(train[0][rows]), train[1][rows]).backward()
+            loss(network(train[0][rows]), train[1][rows]).backward()
             optimizer.step()
         with torch.no_grad():
-            loss = F.mse_loss(network(select[0]), select[1]).item()
-        if loss < best:
-            best, kept, waited = loss, copy.deepcopy(network.state_dict()), 0
+            found = loss(network(select[0]), select[1]).item()
+        if found < best:
+            best, kept, waited = found, copy.deepcopy(network.state_dict()), 0
         elif (waited := waited + 1) == PATIENCE:
             break
     network.load_state_dict(kept)

@@ -1,167 +1,184 @@
-"""What a probe must predict: how the end effector moved, in a frame that the image determines.
+"""What a probe must predict: how an end effector moved, in a frame that the image determines.
 
     displacement   position p[t+g] - p[t] (m), the rotation vector of R[t+g] R[t]^T (rad),
                    gripper opening o[t+g] - o[t]
-    action         position commands summed over the steps t .. t+g-1, in the controller's units,
-                   and the last gripper command
+    action         the commands at t .. t+g-1. Steps: positions summed (m, or the controller's
+                   units where no metres are known), rotations composed (rad). Goals: from where
+                   the body is at t to where the last command sends it (m, rad). The gripper is
+                   the last one commanded
+    hand           p[t+g] - p[t] of one wrist and its five finger tips (m): all together, and each
 
-Robot states live in the world (base) frame. A camera that may stand anywhere cannot tell that
-frame's axes, so labels are turned into the camera's; the world variant is there to compare with
-published numbers. Under one fixed camera the two differ by one rotation for all pairs, so linear
-scores agree; they part when cameras differ between data sets.
+Robot states live in the world (or base) frame. A camera that may stand anywhere cannot tell that
+frame's axes, so labels are turned into the camera's as it is at t: R_cam(t) (p[t+g] - p[t]). Both
+ends of a motion are seen from one place, so a camera's own motion, such as a head's, is no part of
+the label. The world variant is there to compare with published numbers: EgoDex's were all taken
+so, in a frame whose directions differ from recording to recording and that no picture tells.
+Under one fixed camera the two differ by one rotation for all clips, so linear scores agree; they
+part when the camera moves, or stands elsewhere in another episode.
 
 Where the state has several bodies (two hands and their finger tips), those that have a rotation
 are predicted together, all of them where none has one; the tolerance bounds the joint error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
-from saccade import geometry
 from saccade.data.episodes import Episodes
-from saccade.errors import DataError
-from saccade.evals.features import Pairs
+from saccade.errors import ConfigError, DataError
+from saccade.evals.clips import Clips
+from saccade.evals.motions import MEASURES, Groups, Labels, commands, confident
 
-Motion = Literal["displacement", "action"]
-TOLERANCE = {"position": 0.01, "rotation": np.deg2rad(5.0), "gripper": 0.1}  # m, rad, opening
-AXES = {
-    "position": ("x", "y", "z"),
-    "euler": ("roll", "pitch", "yaw"),
-    "vector": ("rx", "ry", "rz"),
-    "columns": ("r11", "r21", "r31", "r12", "r22", "r32"),  # the first two of the matrix
-}
-MATRIX = {
-    "euler": geometry.euler_xyz_to_matrix,
-    "vector": geometry.rotation_vector_to_matrix,
-    "columns": geometry.columns_to_matrix,
-}
-Body = dict[str, list[int]]  # kind of AXES -> the columns of the state that hold its axes
+Unit = Literal["m", "rad", "opening", "controller"]
+TOLERANCE: dict[Unit, float] = {"m": 0.01, "rad": float(np.deg2rad(5.0)), "opening": 0.1}
+STILL = 1e-6  # of any unit: labels that are all below it are rounding, and become zero
+UNSEEN = "confidence too low"
+UNPLACED = "camera pose unknown"
 
 
 class Target(NamedTuple):
     """The labels of one group in one frame; ``tolerance`` bounds the error that counts as right.
 
-    ``tolerance`` is None where the unit is a controller's own.
+    ``tolerance`` is None for commands, which nothing needs to reach, except the gripper's.
     """
 
     group: str
     frame: Literal["camera", "world"]
     values: Float64[np.ndarray, "n a"]
     tolerance: float | None
+    unit: Unit
 
 
-def targets(episodes: Episodes, pairs: Pairs, camera: str, kind: Motion) -> list[Target]:
-    """Label every pair, in the camera frame where it is known, and in the world frame.
+class Labelled(NamedTuple):
+    """The clips that could be labelled, their labels, and how many were left out and why."""
 
-    Raises:
-        DataError: the data names no position, rotation or gripper, or only part of one, or a
-            label is not finite.
-    """
-    labels = displacements(episodes, pairs) if kind == "displacement" else actions(episodes, pairs)
-    for group, values in labels.items():
-        bad = pairs.episode[~np.isfinite(values).all(1)]
-        if len(bad):
-            raise DataError(f"{group} of episode {bad[0]} is not finite; leave that episode out")
-    found: list[Target] = []
-    if camera in episodes.world_to_camera:
-        turn = episodes.world_to_camera[camera]
-        for group, values in labels.items():
-            vectors = values if group == "gripper" else values.reshape(len(values), -1, 3)
-            seen = values if group == "gripper" else geometry.to_frame(turn, vectors)
-            seen = seen.reshape(values.shape)
-            found.append(Target(group, "camera", seen, _tolerance(group, kind, values)))
-    found += [
-        Target(group, "world", values, _tolerance(group, kind, values))
-        for group, values in labels.items()
-    ]
-    return found
+    clips: Clips
+    targets: list[Target]
+    left_out: dict[str, int]
 
 
-def _tolerance(group: str, kind: Motion, values: Float64[np.ndarray, "n a"]) -> float | None:
-    if kind == "action" and group != "gripper":
-        return None
-    bodies = 1 if group == "gripper" else values.shape[1] // 3
-    return TOLERANCE[group] * bodies**0.5
+def targets(
+    episodes: Episodes, clips: Clips, camera: str, labels: Labels | None = None
+) -> Labelled:
+    """Label clips, in the camera frame where it is known, and in the world frame.
 
-
-def displacements(episodes: Episodes, pairs: Pairs) -> dict[str, Float64[np.ndarray, "n a"]]:
-    """Return how far each group of the state moved over the gap, in the world frame."""
-    before, after = [], []
-    for episode, start in pairs.by_episode():
-        state = episodes.read(episode, np.concatenate([start, start + pairs.gap]), ())["state"]
-        first, second = np.split(state.double().numpy(), 2)
-        before.append(first)
-        after.append(second)
-    old, new = np.concatenate(before), np.concatenate(after)
-    bodies, gripper = moving(episodes.state_names)
-    labels: dict[str, list[Float64[np.ndarray, "n a"]]] = {}
-    for body in bodies:
-        for kind, columns in body.items():
-            if kind == "position":
-                labels.setdefault(kind, []).append(new[:, columns] - old[:, columns])
-            else:
-                first, second = MATRIX[kind](old[:, columns]), MATRIX[kind](new[:, columns])
-                turned = geometry.rotation_between(first, second)
-                labels.setdefault("rotation", []).append(turned)
-    if gripper:
-        labels["gripper"] = [new[:, gripper] - old[:, gripper]]
-    return {group: np.concatenate(values, 1) for group, values in labels.items()}
-
-
-def actions(episodes: Episodes, pairs: Pairs) -> dict[str, Float64[np.ndarray, "n a"]]:
-    """Return the commands executed over the gap: summed positions, the last gripper."""
-    bodies, gripper = moving(episodes.action_names)
-    position = [column for body in bodies for column in body.get("position", ())]
-    summed, last = [], []
-    for episode, start in pairs.by_episode():
-        frames = np.arange(episodes.lengths[episode])
-        action = episodes.read(episode, frames, ())["action"].double().numpy()
-        total = np.concatenate([np.zeros((1, action.shape[1])), np.cumsum(action, 0)])
-        summed.append(total[start + pairs.gap] - total[start])
-        last.append(action[start + pairs.gap - 1])
-    labels = {
-        "position": np.concatenate(summed)[:, position],
-        "gripper": np.concatenate(last)[:, gripper],
-    }
-    return {group: values for group, values in labels.items() if values.shape[1]}
-
-
-def moving(names: Sequence[str]) -> tuple[list[Body], list[int]]:
-    """Find the bodies that a probe is asked about, and the grippers, by the names of a state.
+    Clips of episodes without the camera's pose are left out where others have it, so that both
+    frames score the same clips.
 
     Raises:
-        DataError: none is there, or a body has some axes of a position or rotation, not all.
+        ConfigError: a confidence that cannot be.
+        DataError: the data name no such body, or part of one; a label is not finite; or no clip
+            is left.
     """
-    gripper, axes = [], {}
-    for index, name in enumerate(names):
-        body, _, axis = name.lower().rpartition(".")
-        if "gripper" in axis:
-            gripper.append(index)
-        elif any(axis in known for known in AXES.values()):
-            if axis in axes.setdefault(body, {}):
-                raise DataError(f"{name} is named twice in {list(names)}; name each body apart")
-            axes[body][axis] = index
-    bodies = [_body(name, held) for name, held in axes.items()]
-    oriented = [body for body in bodies if body.keys() != {"position"}]
-    if not bodies and not gripper:
-        raise DataError(f"no position, rotation or gripper is named in {list(names)}; name them")
-    return oriented or bodies, gripper
-
-
-def _body(name: str, axes: dict[str, int]) -> Body:
-    """Return the columns of one body's position and rotation, in the order of their axes."""
-    body = {
-        kind: [axes[axis] for axis in known]
-        for kind, known in AXES.items()
-        if axes.keys() >= set(known)
-    }
-    part = axes.keys() - {axis for kind in body for axis in AXES[kind]}
-    if part or len(body.keys() - {"position"}) > 1:
+    labels = labels or Labels()
+    if not 0 <= labels.confidence <= 1:
+        raise ConfigError(f"confidence is {labels.confidence}, expected a share from 0 to 1")
+    groups, turns, sure = _measured(episodes, clips, camera, labels)
+    placed = np.isin(clips.episode, list(turns)) if turns else np.ones_like(sure)
+    kept = np.flatnonzero(sure & placed)
+    reasons = {UNSEEN: int((~sure).sum()), UNPLACED: int((sure & ~placed).sum())}
+    left_out = {reason: count for reason, count in reasons.items() if count}
+    if not len(kept):
         raise DataError(
-            f"{name or 'the state'} has the axes {sorted(axes)}, a probe expects one position and "
-            f"one rotation, whole: {list(AXES.values())}; name all axes, or leave them out"
+            f"none of {len(sure)} clips of {episodes.fingerprint} has a label ({left_out}); lower "
+            "the confidence, or take other episodes"
         )
-    return body
+    world = {
+        name: _scattered(clips, {episode: known[name] for episode, known in groups.items()})[kept]
+        for name in next(iter(groups.values()))
+    }
+    found = [_target("world", name, values, labels, episodes) for name, values in world.items()]
+    if turns:
+        turn = _scattered(clips, turns)[kept]
+        found = [
+            _target("camera", name, _turned(name, values, turn), labels, episodes)
+            for name, values in world.items()
+        ] + found
+    return Labelled(clips.taken(kept) if len(kept) < len(sure) else clips, found, left_out)
+
+
+def check_alike(parts: Mapping[str, Labelled]) -> None:
+    """Refuse parts of which one has labels that another lacks, such as those of its camera.
+
+    Raises:
+        DataError: it names the parts and the labels.
+    """
+    had = {
+        part: [(t.frame, t.group, t.values.shape[1]) for t in known.targets]
+        for part, known in parts.items()
+    }
+    (first, expected), *others = had.items()
+    for part, found in others:
+        if found != expected:
+            frame, group, _ = next(iter(set(found) ^ set(expected)))
+            raise DataError(
+                f"only one of the parts {first!r} and {part!r} has the {group} in the {frame} "
+                "frame; give each part episodes whose camera's pose is known, or another camera"
+            )
+
+
+def _measured(
+    episodes: Episodes, clips: Clips, camera: str, labels: Labels
+) -> tuple[dict[int, Groups], dict[int, Float64[np.ndarray, "_ 3 3"]], Bool[np.ndarray, " clips"]]:
+    """Return labels in the world and rotations of the camera by episode, and clips to rely on."""
+    measure = MEASURES[labels.motion](episodes, labels)
+    groups, turns, sure = {}, {}, np.ones(len(clips.start), bool)
+    for episode in np.unique(clips.episode).tolist():
+        rows = clips.episode == episode
+        start = np.asarray(clips.start[rows], np.int64)
+        groups[episode] = _finite(episode, measure(episode, start, start + clips.gap))
+        turn = episodes.camera_rotations(episode, camera, start)
+        if turn is not None:
+            turns[episode] = turn
+        if labels.motion == "hand" and labels.confidence:
+            sure[rows] = confident(episodes, episode, start, start + clips.gap, labels)
+    return groups, turns, sure
+
+
+def _finite(episode: int, groups: Groups) -> Groups:
+    for group, values in groups.items():
+        if not np.isfinite(values).all():
+            raise DataError(f"{group} of episode {episode} is not finite; leave that episode out")
+    return groups
+
+
+def _scattered(
+    clips: Clips, parts: Mapping[int, Float64[np.ndarray, "_ *a"]]
+) -> Float64[np.ndarray, "n *a"]:
+    """Put what was found episode by episode where the clips are; zeros where nothing was."""
+    shape = next(iter(parts.values())).shape[1:]
+    whole = np.zeros((len(clips.episode), *shape))
+    for episode, part in parts.items():
+        whole[clips.episode == episode] = part
+    return whole
+
+
+def _turned(
+    name: str, values: Float64[np.ndarray, "n a"], turn: Float64[np.ndarray, "n 3 3"]
+) -> Float64[np.ndarray, "n a"]:
+    """Express displacements and rotation vectors in each clip's camera frame."""
+    if name == "gripper":
+        return values
+    vectors = values.reshape(len(values), -1, 3)
+    return np.einsum("nij,nbj->nbi", turn, vectors).reshape(values.shape)
+
+
+def _target(
+    frame: Literal["camera", "world"],
+    name: str,
+    values: Float64[np.ndarray, "n a"],
+    labels: Labels,
+    episodes: Episodes,
+) -> Target:
+    if np.abs(values).max() < STILL:
+        values = np.zeros_like(values)  # a score of it would be one of rounding
+    unit: Unit = "opening" if name == "gripper" else "rad" if name == "rotation" else "m"
+    summed = labels.motion == "action" and commands(episodes, labels) == "steps"
+    if name == "position" and summed and not episodes.conventions.metres:
+        unit = "controller"
+    if labels.motion == "action" and name != "gripper":
+        return Target(name, frame, values, None, unit)
+    bodies = values.shape[1] // (1 if name == "gripper" else 3)
+    return Target(name, frame, values, TOLERANCE[unit] * bodies**0.5, unit)

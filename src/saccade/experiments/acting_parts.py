@@ -15,7 +15,7 @@ from saccade.models.policies.conditions import StateConditionConfig
 from saccade.models.policies.policy import ImitationPolicyConfig
 from saccade.models.policies.visual import VisualConditionConfig
 from saccade.models.pretrained import PretrainedConfig
-from saccade.models.published_vision import PublishedVisionConfig
+from saccade.models.published.vision import PublishedVisionConfig
 from saccade.models.state_encoder import PretrainedStateEncoderConfig, StateEncoderConfig
 from saccade.objectives.imitation import ImitationConfig
 from saccade.objectives.temporal_jepa import TemporalJepaConfig

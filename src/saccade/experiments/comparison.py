@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade.config import from_dict
 from saccade.errors import ConfigError
-from saccade.evals.probe import ProbeConfig
+from saccade.evals.probes.base import ProbeConfig
 from saccade.experiments.evidence import Question, Subject, measure
 from saccade.experiments.parallel import default_jobs, train_all
 from saccade.experiments.source import Report
@@ -66,7 +66,6 @@ class Comparison:
             title=f"{len(self.methods)} ways to pretrain, one probe",
             command=command,
             source=first.source,
-            size=first.image_size(),
             probe=self.probe,
             samples=first.train.samples,
             seeds=self.seeds,

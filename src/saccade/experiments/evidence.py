@@ -1,7 +1,8 @@
-"""Evidence: encoders and floors through the same probe, into ``results.json`` and one page.
+"""Evidence: encoders and floors through the same probes, into ``results.json`` and one page.
 
 Methods, their own untrained networks, and floors that need no network are scored on the same
-episodes. ``saccade compare`` and ``saccade probe`` differ only in where the encoders come from.
+episodes. ``saccade compare``, ``saccade ablate`` and ``saccade probe`` differ only in where the
+encoders come from.
 """
 
 import importlib.metadata
@@ -10,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,29 +22,42 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from saccade.checkpoint import write_atomic
-from saccade.evals.features import EncoderFeatures
+from saccade.data.files.index import cache_folder
+from saccade.evals.criteria import criteria
+from saccade.evals.features import EncoderReader, floors, readings
 from saccade.evals.probe import (
-    ProbeConfig,
+    COPY,
     Probed,
     Representation,
-    baselines,
     compare,
     label_frame,
+    prepare,
     probe,
+    rows_of,
 )
+from saccade.evals.probes.base import Data, Prepared, ProbeConfig
 from saccade.evals.verdict import verdict
+from saccade.experiments import looks
 from saccade.experiments.parallel import default_jobs
-from saccade.experiments.source import Parts, Report, SourceConfig
+from saccade.experiments.source import Report, SourceConfig
+from saccade.experiments.views import Sizes, Transfer, sizes_of_parts
 from saccade.report.page import write_report
 from saccade.report.results import RESULTS, SCHEMA
 from saccade.types import Encoder
 
-PACKAGES = ("saccade", "torch", "numpy", "av", "pyarrow", "safetensors", "mujoco", "metaworld")
+PACKAGES = (
+    "saccade", "torch", "numpy", "transformers", "scikit-learn", "opencv-python-headless", "av",
+    "pyarrow", "safetensors", "mujoco", "metaworld",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One method: its encoder and its untrained network, both by seed, and what it cost."""
+    """One method: its encoder and its untrained network, both by seed, and what it cost.
+
+    ``weights`` says where they came from. A network with random weights is a floor: it has no
+    trained encoders, only untrained ones.
+    """
 
     name: str
     recipe: str
@@ -54,6 +68,12 @@ class Subject:
     samples_per_second: float | None = None
     peak_memory_mb: float | None = None
     notes: Sequence[str] = ()
+    weights: str = ""
+
+    @property
+    def encoder(self) -> Encoder:
+        """One of them, for what all have in common."""
+        return next(iter((self.trained or self.untrained).values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +84,8 @@ class Question:
         title: heading of the report.
         command: the command line that asks it again.
         source: the data set and its split.
-        size: frame size, in pixels.
-        probe: gaps, readouts and targets.
+        probe: what to ask.
+        transfers: other data sets to report on.
         samples: training samples of every run; 0 where nothing was trained.
         seeds: training seeds.
         seconds: how long the steps before this one took.
@@ -74,8 +94,8 @@ class Question:
     title: str
     command: str
     source: SourceConfig
-    size: int
     probe: ProbeConfig
+    transfers: Sequence[Transfer] = ()
     samples: int = 0
     seeds: int = 1
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -84,11 +104,22 @@ class Question:
 def measure(
     subjects: Sequence[Subject], question: Question, folder: Path, report: Report = lambda _: None
 ) -> dict[str, Any]:
-    """Probe every subject and floor; write ``results.json`` and ``report.html``."""
-    began = time.perf_counter()
-    parts = question.source.open(question.size, report)
-    rows, paired = score(subjects, parts, question.probe, folder / "features", report)
-    found = verdict(rows, paired, headline_gap(question.probe))
+    """Probe every subject and floor; write ``results.json``, tables and ``report.html``.
+
+    Raises:
+        ConfigError: nothing is asked, or something that cannot be.
+        DataError: the data cannot answer, or parts share episodes or frames.
+    """
+    began, config = time.perf_counter(), question.probe
+    sizes = Sizes(question.source, config, question.transfers, report=report)
+    size = min(sizes.size_of(subject.encoder) for subject in subjects)
+    data, opened = sizes.labels(size), sizes.at(size)
+    prepared = prepare(data, config)
+    groups = [*_groups(subjects, sizes, config, report), _floors(opened.views, data, config)]
+    asked = ask(groups, prepared, config, report)
+    rows = [row for each in asked for row in rows_of(each, config)]
+    paired = compare(asked, config)
+    found = verdict(rows, paired, config)
     results = {
         "schema": SCHEMA,
         "title": question.title,
@@ -97,17 +128,29 @@ def measure(
         "versions": versions(),
         "machine": machine(),
         "commit": commit(),
-        "data": describe(parts, question) | {"label_frame": label_frame(rows)},
+        "data": {
+            "path": str(getattr(question.source.episodes, "root", "") or type(question.source.episodes).__name__),
+            "image_size": size,
+            "fingerprint": opened.parts.whole.fingerprint,
+            "fps": opened.parts.whole.fps,
+            "camera": data.camera,
+            "tasks": sorted(set(opened.parts.train.tasks)),
+            "held_out_tasks": sorted(set(opened.parts.unseen.tasks)) if opened.parts.unseen else [],
+            "parts": sizes_of_parts(opened.views),
+            "label_frame": label_frame({row["frame"] for row in rows}),
+        },
         "budget": {
             "samples": question.samples,
             "seeds": list(range(question.seeds)),
             "probe": {
-                "gaps": list(question.probe.gaps),
-                "readouts": list(question.probe.readouts),
-                "stride": question.probe.stride,
+                "probes": list(config.probes),
+                "gaps": list(config.gaps),
+                "readouts": list(config.readouts),
+                "stride": config.stride,
+                "most": config.most,
             },
         },
-        "models": [model_record(subject) for subject in subjects],
+        "models": [model_record(subject, groups) for subject in subjects],
         "probes": rows,
         "paired": paired,
         "verdict": {
@@ -115,6 +158,8 @@ def measure(
             "success": found.success,
             "details": found.details,
         },
+        "criteria": criteria(rows, paired, asked, config),
+        **looks.record(asked, prepared, data, config, folder),
         "seconds": {**question.seconds, "probe": time.perf_counter() - began},
     }
     write_atomic(folder / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -122,68 +167,103 @@ def measure(
     return results
 
 
-def score(
-    subjects: Sequence[Subject], parts: Parts, config: ProbeConfig, cache: Path, report: Report
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows of every subject and floor, and the paired differences between them."""
-    representations = [
-        *(read_from(subject, parts.camera, cache, trained=True) for subject in subjects),
-        *(read_from(subject, parts.camera, cache, trained=False) for subject in subjects),
-        *baselines(parts.train, parts.camera),
-    ]
+def ask(
+    groups: Sequence[Sequence[Representation]],
+    prepared: Mapping[str, Prepared],
+    config: ProbeConfig,
+    report: Report,
+) -> list[Probed]:
+    """Put the probes to every representation; those of a group share an encoder's features."""
 
-    def ask(representation: Representation) -> Probed:
-        report(f"probing {representation.name}")
-        return probe(representation, parts.named(), parts.camera, config)
+    def one(group: Sequence[Representation]) -> list[Probed]:
+        return [probe(each, prepared, config, report) for each in group]
 
-    # One thread per representation: small networks gain little from a second one.
+    # One thread per group: small networks gain little from a second one.
     with ThreadPoolExecutor(
         default_jobs(), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        probed = list(pool.map(ask, representations))
-    return [row for each in probed for row in each.rows], compare(probed, config)
+        return [probed for group in pool.map(one, groups) for probed in group]
 
 
-def headline_gap(config: ProbeConfig) -> int:
-    """Return the gap that the verdict speaks of: 5 steps, or the first one asked for."""
-    return 5 if 5 in config.gaps else config.gaps[0]
+def _groups(
+    subjects: Sequence[Subject], sizes: Sizes, config: ProbeConfig, report: Report
+) -> Iterator[list[Representation]]:
+    """Yield the representations of each subject: trained, then untrained, in every reading."""
+    for trained in (True, False):
+        for subject in subjects:
+            encoders = subject.trained if trained else subject.untrained
+            if encoders:
+                yield [
+                    read_from(subject, encoders, reading, sizes, config, report)
+                    for reading in readings(subject.encoder)
+                ]
 
 
-def read_from(subject: Subject, camera: str, folder: Path, *, trained: bool) -> Representation:
-    """Return a subject's encoders as what the probe reads from."""
-    encoders = subject.trained if trained else subject.untrained
+def read_from(
+    subject: Subject,
+    encoders: Mapping[int, Encoder],
+    reading: Any,
+    sizes: Sizes,
+    config: ProbeConfig,
+    report: Report = lambda _: None,
+) -> Representation:
+    """Return a subject's encoders, read in one way, as what the probes are put to."""
+    opened = sizes.of(subject.encoder)
+    name = subject.name
+    if len(readings(subject.encoder)) > 1:
+        name += f" ({reading})"
+    method, own = encoders is subject.trained, bool(subject.trained)
+    store = cache_folder(sizes.source.cache) / "clips"
     return Representation(
-        name=subject.name if trained else f"{subject.name}, random init",
-        kind="method" if trained else "floor",
-        runs={seed: EncoderFeatures(encoder, camera, folder) for seed, encoder in encoders.items()},
-        floor_of=None if trained else subject.name,
+        name=name if method else f"{name}, random {'init' if own else 'weights'}",
+        kind="method" if method else "floor",
+        readers={
+            seed: EncoderReader(
+                encoder,
+                reading,
+                opened.views,
+                opened.parts.camera,
+                store,
+                grid=config.cells,
+                precision=config.precision,
+                report=report,
+            )
+            for seed, encoder in encoders.items()
+        },
+        floor_of=name if own and not method else None,
+        reading=reading,
     )
 
 
-def describe(parts: Parts, question: Question) -> dict[str, Any]:
-    """Return the data set's entry of the results."""
-    sizes = {
-        name: {"episodes": len(part.lengths), "frames": sum(part.lengths)}
-        for name, part in parts.named().items()
-    }
-    held_out = [] if parts.unseen is None else sorted(set(parts.unseen.tasks))
-    episodes = question.source.episodes
-    return {
-        "path": str(getattr(episodes, "root", type(episodes).__name__)),
-        "image_size": question.size,
-        "fingerprint": parts.whole.fingerprint,
-        "fps": parts.whole.fps,
-        "camera": parts.camera,
-        "tasks": sorted(set(parts.train.tasks)),
-        "held_out_tasks": held_out,
-        "parts": sizes,
-    }
+def _floors(views: Any, data: Data, config: ProbeConfig) -> list[Representation]:
+    """Return the floors that need no network, and that of no motion."""
+    plain = [
+        Representation(name=name, kind="floor", readers={0: reader})
+        for name, reader in floors(views, data.camera, config.cells).items()
+    ]
+    return [*plain, COPY]
 
 
-def model_record(subject: Subject) -> dict[str, Any]:
-    """Return a model's entry of the results."""
-    encoder = next(iter(subject.trained.values()))
+def model_record(
+    subject: Subject, groups: Sequence[Sequence[Representation]]
+) -> dict[str, Any]:
+    """Return a model's entry of the results, with what its features cost."""
+    encoder = subject.encoder
+    own = {id(each) for each in (subject.trained or subject.untrained).values()}
+    readers = [
+        reader
+        for group in groups
+        for each in group
+        for reader in each.readers.values()
+        if isinstance(reader, EncoderReader) and id(reader.encoder) in own
+    ]
+    encoded, seconds = (sum(getattr(r, name) for r in readers) for name in ("encoded", "seconds"))
     return {
+        "image_size": encoder.preprocessing.image_size,
+        "frames": encoder.preprocessing.num_frames,
+        "weights": subject.weights,
+        "encoded_per_second": encoded / seconds if seconds else None,
+        "store_mb": max((reader.size_on_disk for reader in readers), default=0) / 1e6,
         "name": subject.name,
         "recipe": subject.recipe,
         "encoder_parameters": sum(p.numel() for p in encoder.parameters()),

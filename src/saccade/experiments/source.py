@@ -116,6 +116,16 @@ class SourceConfig:
         episodes, cameras = self._whole(size, report)
         return episodes, cameras[0]
 
+    def recorded(self) -> tuple[int, int]:
+        """Return height and width of the pictures as the reader gives them.
+
+        Raises:
+            ConfigError: the data set has no such camera, or cameras differ in size.
+        """
+        episodes = self.episodes.build()
+        cameras = self._cameras(episodes)
+        return recorded_size(seen_by(cameras, episodes, lambda _: None), cameras)
+
     def _whole(self, size: int, report: Report) -> tuple[Episodes, tuple[str, ...]]:
         episodes = self.episodes.build()
         cameras = self._cameras(episodes)

@@ -9,12 +9,15 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from saccade.errors import CheckpointError
+
+ENDS = (".safetensors", ".bin", ".pth", ".pt")  # of files of weights
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -62,12 +65,13 @@ def load_network(kind: Any, settings: Any, folder: Path, others: Collection[str]
                 folder,
                 config=settings,
                 local_files_only=True,
-                use_safetensors=True,
+                use_safetensors=not list(folder.glob("*.bin")) or _has_safetensors(folder),
+                weights_only=True,  # of files from before there were safetensors
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # told below, by name
                 dtype=torch.float32,
             )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"the weights in {folder} cannot be read as a {kind.__name__} ({first}); fetch the "
@@ -89,6 +93,42 @@ def load_network(kind: Any, settings: Any, folder: Path, others: Collection[str]
         listed = "; ".join(f"{len(v)} {k}: {', '.join(v[:8])}" for k, v in wrong.items() if v)
         raise CheckpointError(f"{folder} does not fit {kind.__name__}: {listed}")
     return network.requires_grad_(False).eval()
+
+
+def _has_safetensors(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files of a folder that may hold weights."""
+    return sorted(file for end in ENDS for file in folder.glob(f"*{end}"))
+
+
+def download(repository: str) -> Path:
+    """Return the hub's folder of this name, out of the cache where it is there.
+
+    Raises:
+        CheckpointError: it cannot be had, for example without a network.
+    """
+    how = (
+        f"fetch it where there is a network with `hf download {repository} --local-dir FOLDER` "
+        "and give --weights FOLDER"
+    )
+    try:
+        from huggingface_hub import snapshot_download  # optional, and slow to import
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise CheckpointError(
+            f"without huggingface_hub, {repository} cannot be asked for; {how}"
+        ) from error
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+        if not _has_safetensors(folder):
+            snapshot_download(repository, allow_patterns=[f"*{end}" for end in ENDS])
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"the hub does not give {repository} ({first}); {how}") from error
+    return folder
 
 
 @contextmanager

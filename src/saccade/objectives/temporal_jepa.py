@@ -33,8 +33,9 @@ from saccade.models import state_encoder, temporal_predictor
 from saccade.models.frozen import leave_out
 from saccade.models.state_encoder import StateEncoder, moment
 from saccade.models.temporal_predictor import TemporalPredictorConfig
+from saccade.nn.spread import effective_rank
 from saccade.objectives.future_pixels import invert_last
-from saccade.objectives.vicreg import effective_rank, gather, participation, vicreg
+from saccade.objectives.vicreg import gather, participation, vicreg
 from saccade.types import Clip, Objective, Preprocessing
 
 FEW = 8  # samples below which their directions say nothing

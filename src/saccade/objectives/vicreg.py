@@ -43,12 +43,6 @@ def _product(z: Float[Tensor, "a b"]) -> Float[Tensor, "a a"]:
         return z @ z.T
 
 
-def effective_rank(z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """Return the exponential of the entropy of singular values (Roy and Vetterli, 2007)."""
-    values = torch.linalg.svdvals(z - z.mean(0))
-    return torch.special.entr(values / values.sum().clamp_min(1e-30)).sum().exp()
-
-
 def gather(z: Float[Tensor, "b d"]) -> Float[Tensor, "_ d"]:
     """Put the samples of all ranks together, in their order, with gradient to each."""
     if not dist.is_initialized() or dist.get_world_size() == 1:

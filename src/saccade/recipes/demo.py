@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from saccade.config import Config
 from saccade.data.episodes import Episodes
-from saccade.evals.probe import ProbeConfig
+from saccade.evals.probes.base import ProbeConfig
 from saccade.experiments.comparison import Comparison, Method
 from saccade.experiments.source import SourceConfig
 from saccade.recipes import single_stream, sizes, two_stream, video_mae

@@ -9,7 +9,7 @@ floor is hollow, and grey unless it belongs to one method. Equal input gives equ
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from saccade.report.results import Model, ProbeRow
-from saccade.report.text import interval, score, short
+from saccade.report.text import short
 
 TOKENS = {
     "ink": "#1f2329",
@@ -40,7 +40,8 @@ TOKENS = {
 INK, MUTED, RULE, BAND, PAPER, FLOOR, *METHODS = TOKENS.values()
 MARKERS = "osD^vP"
 DASHES = ("-", "--", ":", "-.")
-CUT = -0.5  # R2 is unbounded below: one broken model must not squeeze the others into a line
+GEOMETRY = re.compile(r' (?:x|y|d|transform|points)="[^"]*"')
+LONG = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is finer than any screen
 PIXELS = 100  # width on screen of one inch of figure
 
 STYLE: dict[Any, Any] = {
@@ -92,14 +93,19 @@ def name_of(row: ProbeRow) -> str:
     return name if owner is None or owner in name else f"{name} ({owner})"
 
 
+def reader_of(row: ProbeRow) -> str:
+    """Return the model that a representation is a reading of, trained or not."""
+    name = re.sub(r", random (init|weights)$", "", row["representation"])
+    return name.removesuffix(f" ({row['reading']})")
+
+
 def looks(rows: Sequence[ProbeRow], models: Sequence[Model]) -> dict[str, Look]:
     """Give each method a colour and each floor the colour of its method, or grey."""
-    probed = [row["representation"] for row in rows if row["kind"] == "method"]
-    methods = list(dict.fromkeys([model["name"] for model in models] + probed))
-    chosen = {
-        name: Look(f"method{i % len(METHODS)}", MARKERS[i % len(MARKERS)], True)
-        for i, name in enumerate(methods)
-    }
+    methods = {row["representation"]: row for row in rows if row["kind"] == "method"}
+    read = {reader_of(row): name for name, row in reversed(methods.items())}  # the first of many
+    unread = [model["name"] for model in models if model["name"] not in {*methods, *read}]
+    chosen = {name: Look(*hue(i), True) for i, name in enumerate([*methods, *unread])}
+    chosen |= {model: chosen[name] for model, name in read.items()}
     for row in rows:
         if row["kind"] == "floor":
             owner = chosen.get(row["floor_of"] or "", Look("floor", "o", False))
@@ -107,26 +113,10 @@ def looks(rows: Sequence[ProbeRow], models: Sequence[Model]) -> dict[str, Look]:
     return chosen
 
 
-def forest(rows: Sequence[ProbeRow], look: Mapping[str, Look], label: str) -> Markup:
-    """Draw every score with its interval, best first, over the band of the best floor."""
-    alt = f"{label}, best first: {_spoken(rows)}"
-    size = (8.4, 0.9 + 0.29 * len(rows))
-    return draw("forest", size, alt, lambda axes: _paint_forest(axes, rows, look, label))
-
-
-def gap_lines(rows: Sequence[ProbeRow], look: Mapping[str, Look], title: str, fps: float) -> Markup:
-    """Draw score against gap, one labelled line for each representation."""
-    alt = f"R2 against the gap, {title}: {_spoken(rows, gap=True)}"
-    return draw(f"gaps {title}", (4.9, 3.7), alt, lambda a: _paint_gaps(a, rows, look, title, fps))
-
-
-def group_bars(
-    rows: Sequence[ProbeRow], names: Sequence[str], look: Mapping[str, Look], title: str
-) -> Markup:
-    """Draw the scores of one group of the target: seen tasks strong, unseen tasks pale."""
-    alt = f"{title} R2: {_spoken(rows, split=True)}"
-    size = (4.9, 0.8 + 0.27 * len(names))
-    return draw(f"bars {title}", size, alt, lambda a: _paint_bars(a, rows, names, look, title))
+def hue(index: int) -> tuple[str, str]:
+    """Return a colour token and a marker; no two of the first 36 have both in common."""
+    lap, colour = divmod(index, len(METHODS))
+    return f"method{colour}", MARKERS[(colour + lap) % len(MARKERS)]
 
 
 def ratios(model: Model) -> dict[int, list[tuple[int, float]]]:
@@ -184,8 +174,7 @@ def draw(
         projection: of the axes; flat unless given.
     """
     stream = io.StringIO()
-    style = {**STYLE, "svg.hashsalt": name}
-    with mpl.rc_context(style), warnings.catch_warnings():
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # The reader's browser, not matplotlib's font, draws the letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size, layout="constrained")
@@ -195,136 +184,12 @@ def draw(
     box = re.search(r'viewBox="[^"]*"', svg)
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<defs>") :], flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # numbered alike in every figure: not unique
+    body = GEOMETRY.sub(lambda found: LONG.sub(r"\1", found[0]), body)
     for token, colour in TOKENS.items():
         body = body.replace(colour, f"var(--{token})")
     width = f"--width: {size[0] * PIXELS:.0f}px"
     head = f'<svg {box[0] if box else ""} style="{width}" role="img" aria-label="{escape(alt)}">'
     return Markup(head + body)
-
-
-def _paint_forest(
-    axes: Axes, rows: Sequence[ProbeRow], look: Mapping[str, Look], label: str
-) -> None:
-    low, high = _limits(rows)
-    best = next((row for row in rows if row["kind"] == "floor"), None)
-    if best and best["r2_low"] is not None and best["r2_high"] is not None:
-        axes.axvspan(best["r2_low"], best["r2_high"], color=BAND, zorder=0)
-    axes.axvline(0, color=MUTED, lw=0.8)
-    beside = axes.get_yaxis_transform()
-    for y, row in enumerate(rows):
-        style, value = look[name_of(row)], row["r2"]
-        _interval(axes.hlines, row, y, style)
-        if value is not None:
-            mark = style.mark(6, "" if value >= low else "<")
-            axes.plot(max(value, low + 0.01 * (high - low)), y, zorder=3, **mark)
-        ink = style.colour if style.filled else MUTED
-        axes.text(1.015, y, _scored(row), transform=beside, va="center", fontsize=8.5, color=ink)
-    _name_rows(axes, [name_of(row) for row in rows], look)
-    axes.set(xlim=(low, high), xlabel=label)
-    axes.spines["left"].set_visible(False)
-
-
-def _paint_gaps(
-    axes: Axes, rows: Sequence[ProbeRow], look: Mapping[str, Look], title: str, fps: float
-) -> None:
-    low, high = _limits(rows)
-    gaps = sorted({row["gap"] for row in rows})
-    names = list(dict.fromkeys(name_of(row) for row in rows))
-    ends: dict[str, float] = {}
-    for index, name in enumerate(names):
-        style = look[name]
-        shift = (index / max(len(names) - 1, 1) - 0.5) * 0.035 * (gaps[-1] - gaps[0])
-        line = sorted((row for row in rows if name_of(row) == name), key=lambda row: row["gap"])
-        points = [(r["gap"] + shift, max(float(r["r2"]), low)) for r in line if r["r2"] is not None]
-        for row in line:
-            _interval(axes.vlines, row, row["gap"] + shift, style)
-        stroke = {"ls": "-", "lw": 1.5} if style.filled else {"ls": "--", "lw": 0.8}
-        x, y = [p[0] for p in points], [p[1] for p in points]
-        axes.plot(x, y, zorder=2 + style.filled, **stroke, **style.mark(5))
-        if points:
-            ends[name] = y[-1]
-    axes.axhline(0, color=MUTED, lw=0.8)
-    axes.set(title=title, ylabel="R²", xlabel="gap between the two frames", ylim=(low, high))
-    axes.set_xticks(gaps, [f"{gap}\n{gap / fps:.2g} s" for gap in gaps])
-    beside = axes.get_yaxis_transform()
-    for name, y in _spread(ends, 0.052 * (high - low), high).items():
-        style = look[name]
-        weight = "bold" if style.filled else "normal"
-        axes.text(
-            1.02, y, short(name), transform=beside, va="center", fontsize=8, weight=weight,
-            color=style.colour,
-        )  # fmt: skip
-
-
-def _paint_bars(
-    axes: Axes, rows: Sequence[ProbeRow], names: Sequence[str], look: Mapping[str, Look], title: str
-) -> None:
-    low, high = _limits(rows)
-    two = any(row["split"] == "unseen" for row in rows)
-    height, shift = (0.34, 0.19) if two else (0.6, 0.0)
-    for row in rows:
-        style, unseen = look[name_of(row)], row["split"] == "unseen"
-        y = names.index(name_of(row)) + (shift if unseen else -shift)
-        if row["r2"] is not None:
-            strength = (0.4 if unseen else 1.0) if style.filled else (0.08 if unseen else 0.3)
-            edge = "none" if style.filled else style.colour
-            face = (style.colour, strength)
-            axes.barh(y, max(row["r2"], low), height, color=face, edgecolor=edge, lw=0.7)
-        if row["r2_low"] is not None and row["r2_high"] is not None:
-            axes.hlines(y, row["r2_low"], row["r2_high"], color=INK, lw=0.9)
-    axes.axvline(0, color=MUTED, lw=0.8)
-    _name_rows(axes, names, look)
-    axes.set(title=title, xlabel="R²", xlim=(low, high))
-
-
-def _name_rows(axes: Axes, names: Sequence[str], look: Mapping[str, Look]) -> None:
-    """Put one representation on each row, the first on top."""
-    axes.set_yticks(range(len(names)), [short(name, 40) for name in names])
-    for tick, name in zip(axes.get_yticklabels(), names, strict=True):
-        method = look[name].filled
-        tick.set(color=look[name].colour if method else MUTED)
-        tick.set_fontweight("bold" if method else "normal")
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
-
-
-def _interval(lines: Callable[..., Any], row: ProbeRow, at: float | int, style: Look) -> None:
-    if row["r2_low"] is not None and row["r2_high"] is not None:
-        width, alpha = (2.0, 1.0) if style.filled else (1.2, 0.7)
-        lines(at, row["r2_low"], row["r2_high"], color=style.colour, lw=width, alpha=alpha)
-
-
-def _limits(rows: Iterable[ProbeRow]) -> tuple[float, float]:
-    """Return the range of R2 to draw: all values and 0, but nothing below ``CUT``."""
-    scores = [
-        s for row in rows for s in (row["r2"], row["r2_low"], row["r2_high"]) if s is not None
-    ]
-    low, high = min([0.0, *scores]), max([0.2, *scores])
-    return max(low, CUT) - 0.04, min(high, 1.0) + 0.04
-
-
-def _spread(wanted: Mapping[str, float], distance: float, top: float) -> dict[str, float]:
-    """Move labels apart to at least a distance, keeping their order and staying below ``top``."""
-    placed: dict[str, float] = {}
-    last = top + distance
-    for name, y in sorted(wanted.items(), key=lambda item: -item[1]):
-        last = min(y, last - distance)
-        placed[name] = last
-    return placed
-
-
-def _scored(row: ProbeRow) -> str:
-    return f"{score(row)}  {interval(row)}".rstrip()
-
-
-def _spoken(rows: Iterable[ProbeRow], *, gap: bool = False, split: bool = False) -> str:
-    """Say the figure for those who cannot see it."""
-    parts = []
-    for row in rows:
-        where = f" at gap {row['gap']}" if gap else f" on {row['split']}" if split else ""
-        parts.append(f"{name_of(row)}{where} {_scored(row)}")
-    return "; ".join(parts)
 
 
 def _thousands(value: float | int) -> str:

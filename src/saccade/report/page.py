@@ -5,6 +5,7 @@ content security policy makes the browser refuse the network. Equal results give
 """
 
 import base64
+import hashlib
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +16,19 @@ from markupsafe import Markup
 
 from saccade.checkpoint import write_atomic
 from saccade.errors import DataError
-from saccade.report import figures, headline, text
+from saccade.report import evidence_figures, figures, headline, text
 from saccade.report.figures import Look
-from saccade.report.headline import Focus
-from saccade.report.results import Model, Results, check_results
+from saccade.report.results import Cell, Model, Projection, Results, check_results
+from saccade.report.sections import sections
+from saccade.report.summary import SPLITS, Summary, summarise
+from saccade.report.tables import KINDS, TABLES, readings, tables, write_tables
 
 REPORT = "report.html"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SPLITS = {"test": "seen tasks", "unseen": "held-out tasks"}
+SCRIPT = "table.js"
+MOST_ROWS = 600  # that a folded table of the page holds; the files beside it hold all
+MOST_PANELS = 12  # of one kind; results.json holds all
+FEWEST_RANKS, MOST_ALIKE = 2.0, 0.99  # beyond these, features have collapsed
 MEANING = {
     "leak": "an input of the networks depends on the frame that is to be predicted",
     "trivial": "a prediction that needs no learning is as good: the loss was not earned",
@@ -36,6 +42,9 @@ FILTERS = {
     "duration": text.duration,
     "score": text.score,
     "interval": text.interval,
+    "p_value": text.chance_of,
+    "percent": text.percent,
+    "metric": text.metric_of,
     "tolerance": text.tolerance,
     "name_of": figures.name_of,
     "millions": lambda value: text.number(None if value is None else value / 1e6),
@@ -63,12 +72,14 @@ class Album(NamedTuple):
 def write_report(results: Mapping[str, Any], folder: Path) -> Path:
     """Render ``report.html`` from what ``results.json`` holds; return its path.
 
-    Pictures are read from ``folder``, to which their paths are relative.
+    Pictures are read from ``folder``, to which their paths are relative. Every table is written
+    as CSV, JSON and LaTeX into ``tables/`` beside the page.
 
     Raises:
         DataError: the results are malformed, or a picture that they name is missing.
     """
     page = template("page.html.j2").render(_context(check_results(results), Path(folder)))
+    write_tables(results, Path(folder))
     path = Path(folder) / REPORT
     write_atomic(path, page)
     return path
@@ -88,51 +99,115 @@ def template(name: str) -> jinja2.Template:
 
 
 def _context(results: Results, folder: Path) -> dict[str, Any]:
-    focus, rows, models = headline.focus_of(results), results["probes"], results["models"]
-    look = figures.looks(rows, models)
-    albums = [album for model in models if (album := _album(model, folder))]
-    table = headline.lines(rows, focus) if focus else []
+    models = results["models"]
+    look = figures.looks(results["probes"], models)
+    summary = summarise(results)
+    script = (Path(__file__).parent / SCRIPT).read_text(encoding="utf-8")
     runs = [(model["name"], run) for model in models for run in model["runs"]]
+    focus = headline.focus_of(results)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
         "results": results,
         "tokens": figures.TOKENS,
         "meaning": MEANING,
+        "splits": SPLITS,
         "look": look,
         "focus": focus,
-        "lines": table,
-        "groups": focus.groups(rows)[1:] if focus else [],
+        "summary": summary,
+        "script": Markup(script),
+        "script_hash": digest,
+        "payload": summary.payload() if summary else {},
+        "sections": sections(results, look),
         "pairs": headline.method_pairs(results, focus) if focus else [],
-        "charts": _charts(results, focus, look) if focus else {},
-        "status": headline.status(results["verdict"]["success"], table),
-        "few_seeds": len(results["budget"]["seeds"]) < 3,
+        "status": headline.status(results["verdict"]["success"], _answers(summary)),
+        "few_seeds": 0 < len(results["budget"]["seeds"]) < 3,
+        "ablations": _ablations(results.get("ablation", [])),
+        "confusions": _confusions(results, look),
+        "flows": [embed(n, p, folder) for n, p in results.get("flow_pictures", {}).items()],
+        "planes": _planes(results.get("projections", []), look),
         "curves": _curves(models, look),
-        "albums": albums,
+        "albums": [album for model in models if (album := _album(model, folder))],
         "samples": [_samples(model) for model in models],
-        "alarms": [(name, run["seed"], alarm) for name, run in runs for alarm in run["alarms"]],
+        "readings": [readings(results, model["name"]) for model in models],
+        "alarms": [*((n, run["seed"], a) for n, run in runs for a in run["alarms"])],
         "alive": [(n, run["seed"], found) for n, run in runs if (found := run.get("features"))],
+        "collapsed": _collapsed(results),
+        "files": {table.name: table for table in tables(results)},
+        "kinds": KINDS,
+        "tables_folder": TABLES,
+        "most_rows": MOST_ROWS,
+        "most_panels": MOST_PANELS,
     }
 
 
-def _charts(results: Results, focus: Focus, look: Mapping[str, Look]) -> dict[str, Any]:
-    """Draw the forest, the lines over gaps and the bars over groups of the target."""
-    rows, fps = results["probes"], float(results["data"]["fps"])
-    seen = focus.answers(rows)
-    gaps = {split: focus.answers(rows, gap=None, split=split) for split in SPLITS}
-    groups = {group: focus.answers(rows, group=group, split=None) for group in focus.groups(rows)}
-    rest = [row for found in groups.values() for row in found]
-    names = list(dict.fromkeys(figures.name_of(row) for row in seen + rest))
-    return {
-        "forest": figures.forest(seen, look, f"R² of {focus.group}, gap {focus.gap}"),
-        "gaps": [
-            figures.gap_lines(found, look, SPLITS[split].capitalize(), fps)
-            for split, found in gaps.items()
-            if found
-        ],
-        "groups": [
-            figures.group_bars(found, names, look, group.capitalize())
-            for group, found in groups.items()
-        ],
-    }
+def _answers(summary: Summary | None) -> list[Any]:
+    return summary.answers() if summary else []
+
+
+def _collapsed(results: Results) -> dict[str, str]:
+    """Say what is wrong with the features of a representation, where something is."""
+    found = {}
+    for name, features in (
+        (d["representation"], d["features"]) for d in results.get("diagnostics", [])
+    ):
+        rank, cosine = features["effective_rank"], features["mean_cosine"]
+        parts = []
+        if rank is not None and rank < FEWEST_RANKS:
+            parts.append(f"effective rank below {FEWEST_RANKS:g}")
+        if cosine is not None and cosine > MOST_ALIKE:
+            parts.append(f"mean cosine above {MOST_ALIKE:g}")
+        if parts:
+            found[name] = "collapse: " + ", ".join(parts)
+    return found
+
+
+def _ablations(cells: list[Cell]) -> list[Markup]:
+    """Draw the headline metric of each probe near the headline gap, each group and split apart."""
+    drawn = []
+    for probe in dict.fromkeys(cell["probe"] for cell in cells):
+        mine = [cell for cell in cells if cell["probe"] == probe]
+        wish = headline.METRIC.get(probe, "")
+        metric = wish if any(cell["metric"] == wish for cell in mine) else mine[0]["metric"]
+        gap = headline.nearest({cell["gap"] for cell in mine}, headline.WISHES["gap"][0])
+        mine = [cell for cell in mine if (cell["metric"], cell["gap"]) == (metric, gap)]
+        for group, split in dict.fromkeys((cell["group"], cell["split"]) for cell in mine):
+            asked = [cell for cell in mine if (cell["group"], cell["split"]) == (group, split)]
+            what = f"{group} {text.metric_of(metric)}" if group else text.metric_of(metric)
+            where = f"{SPLITS.get(split, split)}, gap {gap}"
+            title = f"Difference in {probe}, {what}, {where}"
+            drawn.append(evidence_figures.ablation(asked, title))
+    return drawn
+
+
+def _confusions(results: Results, look: Mapping[str, Look]) -> list[Markup]:
+    """Draw those of methods on the finest question, on the first split and gap it was asked at."""
+    tables = results.get("confusions", [])
+    if not tables:
+        return []
+    finest = max(tables, key=lambda table: len(table["labels"]))
+    asked = [
+        table
+        for table in tables
+        if all(table[key] == finest[key] for key in ("probe", "target", "split", "gap"))
+        and (style := look.get(table["representation"]))
+        and style.filled
+    ]
+    return [evidence_figures.confusion(table) for table in asked[:MOST_PANELS]]
+
+
+def _planes(
+    projections: list[Projection], look: Mapping[str, Look]
+) -> list[tuple[str, Markup, list[Markup]]]:
+    """Draw projections of one method and one set of labels together, trained encoders first."""
+    made = []
+    for method, *labels in dict.fromkeys((p["method"], *p["labels"]) for p in projections):
+        mine = [p for p in projections if (p["method"], p["labels"]) == (method, labels)]
+        mine.sort(
+            key=lambda p: not (p["representation"] in look and look[p["representation"]].filled)
+        )
+        drawn = [evidence_figures.plane(projection) for projection in mine[:MOST_PANELS]]
+        made.append((method, evidence_figures.legend(method, labels), drawn))
+    return made
 
 
 def _curves(models: list[Model], look: Mapping[str, Look]) -> list[Markup]:

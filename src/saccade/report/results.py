@@ -25,7 +25,7 @@ from typing import (
 
 from saccade.errors import DataError
 
-SCHEMA = 1
+SCHEMA = 2
 RESULTS = "results.json"
 
 Number = float | int | None
@@ -66,9 +66,11 @@ class Data(TypedDict):
 class ProbeBudget(TypedDict):
     """What the probes were asked."""
 
+    probes: list[str]
     gaps: list[int]
     readouts: list[str]
     stride: int
+    most: int
 
 
 class Budget(TypedDict):
@@ -104,11 +106,13 @@ class Alarm(TypedDict):
 
 
 class Features(TypedDict):
-    """How alive the pooled features of the exported encoder are."""
+    """How alive pooled features are."""
 
     std: Number
     effective_rank: Number
     mean_cosine: Number
+    norm: NotRequired[Number]
+    dims: NotRequired[Count]
 
 
 class Run(TypedDict):
@@ -135,49 +139,129 @@ class Model(TypedDict):
     peak_memory_mb: Number
     notes: list[str]
     runs: list[Run]
+    image_size: NotRequired[Count]
+    frames: NotRequired[Count]
+    weights: NotRequired[str]  # where they came from; "random" where nothing was trained
+    encoded_per_second: NotRequired[Number]  # clips, in this run; null where all were kept
+    store_mb: NotRequired[Number]
 
 
 class ProbeRow(TypedDict):
-    """One score with its 95 % interval. ``tolerance`` is in metres, radians or gripper units."""
+    """One score with its 95 % interval.
+
+    ``reading`` is how an encoder is shown clips, empty for floors. ``condition`` is empty, or
+    what was controlled, perturbed or taken away. ``labels`` is the share of the training
+    episodes that the readout was fitted on. ``chance`` is what knowing nothing scores.
+    ``tolerance`` is in metres, radians or gripper units.
+    """
 
     representation: str
+    reading: str
     kind: Literal["method", "floor"]
+    floor_of: str | None
     seeds: list[int]
+    probe: str
+    target: str
+    group: str
+    frame: str
     readout: str
     gap: int
-    split: Literal["test", "unseen"]
-    target: str
-    frame: Literal["camera", "world"]
-    group: str
-    r2: Number
-    r2_low: Number
-    r2_high: Number
-    cosine: Number
-    cosine_low: Number
-    cosine_high: Number
-    within: Number
-    within_low: Number
-    within_high: Number
+    split: str
+    condition: str
+    labels: Number
+    metric: str
+    better: Literal["higher", "lower"]
+    value: Number
+    low: Number
+    high: Number
+    chance: Number
     tolerance: Number
     episodes: int
-    windows: int
+    samples: int
     dims: Count
     penalty: Number
-    floor_of: str | None
 
 
 class Paired(TypedDict):
-    """The difference in R2, ``a`` minus ``b``, on the same episodes."""
+    """The difference of a score, ``a`` minus ``b``, on the same episodes.
+
+    ``p`` is of a permutation test over episodes, ``p_holm`` corrected for all differences of
+    this probe.
+    """
 
     a: str
     b: str
-    gap: int
-    split: Literal["test", "unseen"]
+    probe: str
+    target: str
     group: str
+    frame: str
+    readout: str
+    gap: int
+    split: str
+    metric: str
+    better: Literal["higher", "lower"]
     difference: Number
     low: Number
     high: Number
     p: Number
+    p_holm: Number
+
+
+class Criterion(TypedDict):
+    """A bar that was set before anything was measured, and whether it is met."""
+
+    name: str
+    bar: str
+    result: Literal["pass", "fail", "undecided", "not asked"]
+    detail: str
+    episodes_needed: Count  # that would decide, where it is undecided
+
+
+class Projection(TypedDict):
+    """Features of one representation in two dimensions."""
+
+    representation: str
+    method: Literal["PCA", "t-SNE"]
+    labels: list[str]
+    label: list[int]  # of each point
+    x: list[Number]
+    y: list[Number]
+
+
+class Confusion(TypedDict):
+    """How often each true class (rows) was taken for which (columns)."""
+
+    representation: str
+    probe: str
+    target: str
+    split: str
+    gap: int
+    labels: list[str]
+    counts: list[list[Number]]
+
+
+class Diagnostic(TypedDict):
+    """How alive the features of one representation are, on the test split."""
+
+    representation: str
+    features: Features
+
+
+class Cell(TypedDict):
+    """One setting of an ablation and its difference from the base."""
+
+    axis: str
+    value: str
+    cell: str
+    probe: str
+    group: str
+    gap: int
+    split: str
+    metric: str
+    difference: Number
+    low: Number
+    high: Number
+    p_holm: Number
 
 
 class Verdict(TypedDict):
@@ -204,7 +288,13 @@ class Results(TypedDict):
     probes: list[ProbeRow]
     paired: list[Paired]
     verdict: Verdict
+    criteria: list[Criterion]
     seconds: dict[str, Number]
+    projections: NotRequired[list[Projection]]
+    confusions: NotRequired[list[Confusion]]
+    diagnostics: NotRequired[list[Diagnostic]]
+    flow_pictures: NotRequired[dict[str, str]]  # name -> PNG, relative to the results
+    ablation: NotRequired[list[Cell]]
 
 
 def load_results(folder: Path) -> Results:

@@ -3,6 +3,13 @@
 from saccade.report.results import Number, ProbeRow
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
+SHARES = ("within", "accuracy", "purity")  # shown in percent
+METRICS = {
+    "r2": "R²",
+    "epe": "EPE, % of side",
+    "nmi": "NMI",
+    "within": "within tolerance",
+}
 
 
 def number(value: Number, digits: int = 2) -> str:
@@ -24,20 +31,34 @@ def duration(seconds: Number) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def score(row: ProbeRow | None, metric: str = "r2") -> str:
+def percent(value: Number) -> str:
+    """Print a share in percent."""
+    return DASH if value is None else f"{number(100 * value, 0)} %"
+
+
+def chance_of(value: Number) -> str:
+    """Print a p-value; a permutation test cannot resolve very small ones."""
+    return "<0.001" if value is not None and value < 0.001 else number(value, 3)
+
+
+def metric_of(name: str) -> str:
+    """Name a metric as a reader would."""
+    return METRICS.get(name, name)
+
+
+def score(row: ProbeRow | None) -> str:
     """Print a score; shares are in percent."""
-    value = row[metric] if row else None
-    return f"{count(100 * value)} %" if value is not None and metric == "within" else number(value)
+    if row is None:
+        return DASH
+    return percent(row["value"]) if row["metric"] in SHARES else number(row["value"])
 
 
-def interval(row: ProbeRow | None, metric: str = "r2") -> str:
+def interval(row: ProbeRow | None) -> str:
     """Print the interval of a score, or nothing where there is none."""
-    low, high = (row[f"{metric}_{end}"] if row else None for end in ("low", "high"))
-    if low is None or high is None:
+    if row is None or row["low"] is None or row["high"] is None:
         return ""
-    if metric == "within":
-        return f"[{count(100 * low)}, {count(100 * high)}]"
-    return f"[{number(low)}, {number(high)}]"
+    scale, digits = (100, 0) if row["metric"] in SHARES else (1, 2)
+    return f"[{number(scale * row['low'], digits)}, {number(scale * row['high'], digits)}]"
 
 
 def tolerance(row: ProbeRow) -> str:
@@ -47,6 +68,11 @@ def tolerance(row: ProbeRow) -> str:
         return DASH
     scale, unit = {"position": (100, " cm"), "rotation": (57.29578, "°")}.get(row["group"], (1, ""))
     return f"{scale * value:.3g}{unit}"
+
+
+def upper(name: str) -> str:
+    """Begin a name with a capital letter and leave the others as they are."""
+    return name[:1].upper() + name[1:]
 
 
 def short(name: str, length: int = 30) -> str:

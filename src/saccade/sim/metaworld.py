@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from saccade.data.truth import SceneTruth
 from saccade.errors import ConfigError, DataError
 from saccade.sim import graphics
 
@@ -25,6 +26,8 @@ try:
     import mujoco
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as _ENVIRONMENTS
     from metaworld.policies import ENV_POLICY_MAP as _EXPERTS
+
+    from saccade.sim.truth import Surveyor
 except ModuleNotFoundError as error:
     raise ConfigError(f"{error}, which simulation needs; pip install 'saccade[sim]'") from error
 except (AttributeError, ImportError, RuntimeError) as error:  # how PyOpenGL says: no library
@@ -83,6 +86,7 @@ class MetaWorld:
         self.fps = 1 / self._env.dt
         self.size, self._supersample = size, supersample
         self._renderer: mujoco.Renderer | None = None
+        self._surveyor: Surveyor | None = None
         self.reset((0,))
 
     def __enter__(self) -> "MetaWorld":
@@ -142,6 +146,22 @@ class MetaWorld:
         image = _shrink(drawn, self._supersample)
         return image[::-1, ::-1] if turned else image
 
+    def truth(self, camera: str, size: int) -> SceneTruth:
+        """Return what the picture shows: depth and bodies, as one upright frame of ``size``.
+
+        Raises:
+            ConfigError: no such camera, or OpenGL does not work here.
+            DataError: nothing is seen, which broken drivers give without an error.
+        """
+        turned = self._upside_down(camera)
+        if self._surveyor is None or self._surveyor.size != size:
+            self._close_surveyor()
+            try:
+                self._surveyor = Surveyor(self._model, size)
+            except _BROKEN as error:
+                raise _cannot_draw(error) from error
+        return self._surveyor(self._data, camera, turned)
+
     def world_to_camera(self, camera: str) -> Float64[np.ndarray, "3 3"]:
         """Return the rotation into camera axes: x right, y down, z forward in the picture."""
         turn = -1 if self._upside_down(camera) else 1
@@ -152,6 +172,12 @@ class MetaWorld:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+        self._close_surveyor()
+
+    def _close_surveyor(self) -> None:
+        if self._surveyor is not None:
+            self._surveyor.close()
+            self._surveyor = None
 
     def _axes(self, camera: str) -> Float64[np.ndarray, "3 3"]:
         """Return the camera's right, up and backward in the world, as drawn."""
@@ -170,11 +196,7 @@ class MetaWorld:
         try:
             renderer = mujoco.Renderer(self._model, side, side)
         except _BROKEN as error:
-            raise ConfigError(
-                f"MUJOCO_GL={os.environ['MUJOCO_GL']} cannot draw ({error}); set it to osmesa or "
-                "egl before anything imports mujoco; their libraries come with: "
-                f"{graphics.LIBRARIES}"
-            ) from error
+            raise _cannot_draw(error) from error
         for flag in (_FLAGS.mjRND_SHADOW, _FLAGS.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
         return renderer
@@ -204,6 +226,13 @@ class Wanderer:
         way = (self.place - self.simulator.observe()[:3]) / STEP
         way *= self.speed / max(self.speed, np.abs(way).max())
         return np.append(way, self.grip).astype(np.float32)
+
+
+def _cannot_draw(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"MUJOCO_GL={os.environ['MUJOCO_GL']} cannot draw ({error}); set it to osmesa or egl "
+        f"before anything imports mujoco; their libraries come with: {graphics.LIBRARIES}"
+    )
 
 
 def _shrink(image: UInt8[np.ndarray, "H W 3"], factor: int) -> UInt8[np.ndarray, "h w 3"]:

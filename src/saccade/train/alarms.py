@@ -6,8 +6,6 @@
     collapse         features hardly vary between samples, or along one direction only
     dead gradients   no term of the loss gives a module a gradient
 
-Effective rank is the exponential of the entropy of the normalised singular values of centred
-features (Roy and Vetterli, 2007; as a monitor: RankMe, https://arxiv.org/abs/2210.02885).
 Alarms look; they never change weights, gradients or buffers.
 """
 
@@ -25,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saccade.checkpoint import write_atomic
+from saccade.nn.spread import spread
 from saccade.types import Clip, Objective
 
 # A pooled ViT with random weights keeps a spread of 1e-2 and more on near-identical robot images;
@@ -126,27 +125,6 @@ def features(objective: Objective, clip: Clip) -> dict[str, Float[Tensor, "b f"]
             video = rearrange(video, "b t v c h w -> (b v) t c h w")
             pooled[name] = encoder.pool(encoder(video)).float().cpu()
     return pooled
-
-
-def spread(samples: Float[Tensor, "b f"]) -> dict[str, float]:
-    """Describe how features differ between samples.
-
-    ``std`` is the standard deviation over samples as a share of the features' own size, so it
-    lies in [0, 1] at any scale; ``cosine`` is the mean over pairs, of the features as they are.
-    """
-    samples = samples.double()
-    count = len(samples)
-    centred = samples - samples.mean(0)
-    size = samples.square().mean().sqrt().clamp_min(1e-30)
-    values = torch.linalg.svdvals(centred)
-    shares = values / values.sum().clamp_min(1e-30)
-    unit = nn.functional.normalize(samples, dim=1)
-    pairs = unit.sum(0).square().sum() - unit.square().sum()
-    return {
-        "std": float(centred.square().mean().sqrt() / size),
-        "effective_rank": float(torch.special.entr(shares).sum().exp()),
-        "cosine": float(pairs / max(count * (count - 1), 1)),
-    }
 
 
 def collapse(name: str, samples: Float[Tensor, "b f"]) -> list[Alarm]:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from saccade.errors import NumericError
-from saccade.train.alarms import features, looking, spread
+from saccade.nn.spread import spread
+from saccade.train.alarms import features, looking
 from saccade.train.distributed import Ranks
 from saccade.types import Clip, Objective
 

@@ -16,6 +16,7 @@ from saccade.data.lerobot import assemble as lerobot_assemble
 from saccade.data.lerobot import writer
 from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.data.lerobot.writer import LeRobotWriter
+from saccade.data.truth import SceneTruth
 from saccade.errors import ConfigError, DataError, SpaceError
 
 LENGTHS = {7: 6, 2: 9, 4: 5}
@@ -223,7 +224,7 @@ def test_a_kill_before_tidying_up_is_mended(finished: Path, tmp_path: Path) -> N
     staging = stage(root)
 
     def work() -> None:
-        kill_at(writer.shutil, "rmtree", 4)
+        kill_at(writer.shutil, "rmtree", 5)
         staging.finish()
 
     assert in_child(work) == -signal.SIGKILL
@@ -256,3 +257,68 @@ def test_a_full_disk_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         stage(tmp_path / "a", [2])
     assert start(tmp_path / "a").staged() == set()
     shutil.rmtree(tmp_path / "a")
+
+
+def known(index: int, length: int | None = None) -> SceneTruth:
+    """Return what a simulator would know of ``episode(index)``."""
+    rng, count = np.random.default_rng(index), LENGTHS[index] if length is None else length
+    eye = np.tile(np.eye(4), (count, 1, 1))
+    return SceneTruth(
+        depth=rng.integers(1, 9, (count, 4, 6)).astype(np.float32),  # whole: float16 has them
+        body=rng.integers(0, 3, (count, 4, 6)).astype(np.uint16),
+        poses=np.tile(eye[:, None], (1, 3, 1, 1)).astype(np.float32),
+        camera=eye,
+        intrinsics=np.diag([5.0, 5.0, 1.0]),
+    )
+
+
+def stage_known(root: Path, indices=tuple(LENGTHS)) -> LeRobotWriter:
+    staging = start(root)
+    for index in indices:
+        staging.write_episode(index, **episode(index), truth={"corner2": known(index)})
+    return staging
+
+
+def test_what_a_simulator_knows_lies_beside_the_videos(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "known"
+    stage_known(root).finish()
+    names = [f"truth/corner2/episode-00000{number}.safetensors" for number in range(3)]
+    plain = contents(finished)
+    assert contents(root).keys() == plain.keys() | set(names)
+    assert all(contents(root)[name] == data for name, data in plain.items())
+    assert not list(root.glob(".*"))
+    data, other = (LeRobotConfig(root=folder).build() for folder in (root, finished))
+    assert data.fingerprint == other.fingerprint  # pixels and labels are the same
+    for number, index in enumerate(sorted(LENGTHS)):
+        found = pickle.loads(pickle.dumps(data)).truth(number, "corner2")
+        assert found is not None
+        assert np.array_equal(found.depth, known(index).depth)
+        assert np.array_equal(found.body, known(index).body)
+        assert data.truth(number, "top") is None
+        assert other.truth(number, "corner2") is None
+
+    again = tmp_path / "again"
+    stage_known(again, sorted(LENGTHS))
+    assert in_child(lambda: (kill_at(writer.shutil, "copyfile", 1), start(again).finish())[0]) == -9
+    start(again).finish()
+    assert contents(again) == contents(root)
+
+
+def test_truth_of_other_frames_or_cameras_is_refused(tmp_path: Path) -> None:
+    staging = start(tmp_path / "a")
+    for wrong in ({"corner2": known(2, 8)}, {"front": known(2)}):
+        with pytest.raises(DataError, match=r"'truth': \{'(corner2': 8|front': 9)\}"):
+            staging.write_episode(2, **episode(2), truth=wrong)
+    assert staging.staged() == set()
+
+
+def test_truth_that_was_lost_or_exchanged_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "a"
+    stage_known(root).finish()
+    data, folder = LeRobotConfig(root=root).build(), root / "truth" / "corner2"
+    shutil.copyfile(folder / "episode-000000.safetensors", folder / "episode-000001.safetensors")
+    with pytest.raises(DataError, match=r"000001.safetensors has 9 frames, but the episode 5"):
+        data.truth(1, "corner2")
+    (folder / "episode-000000.safetensors").unlink()
+    with pytest.raises(DataError, match=r"corner2/episode-000000.safetensors cannot be read"):
+        data.truth(0, "corner2")

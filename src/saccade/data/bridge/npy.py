@@ -28,7 +28,7 @@ from torch import Tensor
 from saccade.config import Config
 from saccade.data.bridge.conventions import FPS, NAMES, Action, scene
 from saccade.data.bridge.raw_files import SOON, numbers, walk
-from saccade.data.episodes import Episodes
+from saccade.data.episodes import Conventions, Episodes
 from saccade.data.files.faults import OnError, Skipped
 from saccade.data.files.folder import Folder, open_folder
 from saccade.data.files.index import index
@@ -88,6 +88,7 @@ class BridgeNumpy(Episodes):
 
     fps = FPS
     state_names = action_names = NAMES
+    conventions = Conventions(commands="steps", metres=1.0)
 
     def __init__(self, config: BridgeNumpyConfig) -> None:
         self.config, self._folder = config, open_folder(config.root)

@@ -25,7 +25,7 @@ from torch import Tensor
 from saccade.config import Config
 from saccade.data.bridge import raw_files as files
 from saccade.data.bridge.conventions import FPS, NAMES, Action, measured_motion, with_last
-from saccade.data.episodes import Episodes
+from saccade.data.episodes import Conventions, Episodes
 from saccade.data.files.faults import OnError, Skipped
 from saccade.data.files.folder import Folder, natural, open_folder
 from saccade.data.files.index import index
@@ -84,6 +84,7 @@ class BridgeRaw(Episodes):
 
     fps = FPS
     state_names = action_names = NAMES
+    conventions = Conventions(commands="steps", metres=1.0)
 
     def __init__(self, config: BridgeRawConfig) -> None:
         self.config, self._folder = config, open_folder(config.root)

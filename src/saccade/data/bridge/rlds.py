@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saccade.config import Config
 from saccade.data.bridge.conventions import FPS, NAMES, Action, binary, measured_motion, scene
-from saccade.data.episodes import Episodes
+from saccade.data.episodes import Conventions, Episodes
 from saccade.data.files.folder import Folder
 from saccade.data.rlds.episode import Episode
 from saccade.data.rlds.generic import OBSERVATION, chosen
@@ -72,6 +72,7 @@ class Bridge(Episodes):
 
     fps = FPS
     state_names = action_names = NAMES
+    conventions = Conventions(commands="steps", metres=1.0)
 
     def __init__(self, config: BridgeConfig) -> None:
         self.config = config

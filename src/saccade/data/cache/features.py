@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from crc32c import crc32c
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
@@ -106,22 +105,15 @@ class FeatureStore:
         self, episodes: Episodes, camera: str, rows: Int64[np.ndarray, " r"], encode: Encode
     ) -> None:
         """Encode frames and mark each of them when it is on the disk."""
-        store = self.store
         with (
             progress(f"encoding frames into {self.folder}", len(rows), "frames") as told,
-            store.marker() as marker,
-            store.path.open("r+b") as file,
+            self.store.writing() as put,
         ):
             told(0)
             for low in range(0, len(rows), BATCH):
                 some = rows[low : low + BATCH]
                 found = self._stored(encode(self._pixels(episodes, camera, some)), some)
-                for row, features in zip(some.tolist(), found, strict=True):
-                    file.seek(row * store.row_bytes)
-                    file.write(features.data)
-                file.flush()  # before the marker brings it to the disk
-                for row, features in zip(some.tolist(), found, strict=True):
-                    marker.mark(row, crc32c(features.data))
+                put(some.tolist(), found)
                 told(low + len(some))
 
     def _pixels(

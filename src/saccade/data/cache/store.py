@@ -12,7 +12,7 @@ compared with them when a process first touches the record.
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -88,9 +88,30 @@ class Store:
         self._opened = None  # the marks that were read before will be old
         return Marker(self.path, self.done)
 
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[Iterable[int], np.ndarray], None]]:
+        """Give what writes rows, each a record of its own, and marks them; hold the lock."""
+        with self.marker() as marker, self.path.open("r+b") as file:
+
+            def put(rows: Iterable[int], found: np.ndarray) -> None:
+                numbered = list(zip(rows, np.ascontiguousarray(found), strict=True))
+                for row, values in numbered:
+                    file.seek(row * self.row_bytes)
+                    file.write(values.data)
+                file.flush()  # before the marker brings it to the disk
+                for row, values in numbered:
+                    marker.mark(row, crc32c(values.data))
+
+            yield put
+
     def read(self, rows: Int64[np.ndarray, " r"]) -> Shaped[np.ndarray, "r *row"]:
         """Copy rows of records that were checked."""
         return self._files.rows[rows]
+
+    def refresh(self, records: Int64[np.ndarray, " r"]) -> None:
+        """Read the marks anew if some of these records were not there yet when they were read."""
+        if self._opened is not None and not self._opened.marks[records].all():
+            self._opened = None
 
     def checked(self, record: int) -> bool:
         """Whether this process has compared a record with its checksum."""

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from saccade.data.episodes import Conventions
 from saccade.geometry import euler_xyz_to_matrix, matrix_to_euler_xyz
 
 State = Literal["cartesian", "joint"]
@@ -37,6 +38,12 @@ def names(kind: State | Action) -> tuple[str, ...]:
         [f"joint_{i}" for i in range(1, 8)] if joints else ["x", "y", "z", "roll", "pitch", "yaw"]
     )
     return (*body, "gripper")
+
+
+def conventions(kind: Action) -> Conventions:
+    """Say whether commands of a kind are steps, in m and rad, or where to go."""
+    steps = kind == "delta" or kind.endswith("velocity")
+    return Conventions(commands="steps" if steps else "goals", metres=1.0)
 
 
 def gripper_open(closed: Float[np.ndarray, "*t"]) -> Float[np.ndarray, "*t"]:

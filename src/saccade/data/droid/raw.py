@@ -31,6 +31,7 @@ from saccade.data.droid.conventions import (
     Action,
     State,
     command,
+    conventions,
     gripper_open,
     measured_delta,
     names,
@@ -131,7 +132,7 @@ class DroidRaw(Episodes):
             raise ConfigError(f"DROID has no cameras {unknown}; it has {', '.join(CAMERAS)}")
         self.config, self.cameras = config, tuple(dict.fromkeys(config.cameras)) or DEFAULT
         self.state_names, self.action_names = names(config.state), names(config.action)
-        self.world_to_camera = {}
+        self.world_to_camera, self.conventions = {}, conventions(config.action)
         self._folder = open_folder(config.root)
         self._memory: OrderedDict[int, Numbers] = OrderedDict()
         places = (

@@ -22,6 +22,7 @@ from saccade.data.droid.conventions import (
     Action,
     State,
     command,
+    conventions,
     gripper_open,
     measured_delta,
     names,
@@ -105,7 +106,7 @@ class Droid(Episodes):
         self._parts = self._kept()
         self.lengths = (self._parts[:, 2] - self._parts[:, 1]).tolist()
         self.tasks = [self.records.tasks[record] for record in self._parts[:, 0]]
-        self.world_to_camera = {}
+        self.world_to_camera, self.conventions = {}, conventions(config.action)
         options = [config.state, config.action, config.turn_wrist, self.cameras]
         options += [config.outcome, config.idle]
         self.fingerprint = self.records.digest(json.dumps(options))

@@ -54,11 +54,15 @@ def dimensions(joints: Layout) -> tuple[tuple[str, ...], Int64[np.ndarray, " s"]
     """
     names, cells = [], []
     for number, (joint, turned) in enumerate(joints):
-        words = re.sub(r"([A-Z])", r"_\1", joint).lower()
         for name, cell in CELLS.items() if turned else list(CELLS.items())[:3]:
-            names.append(f"{words}.{name}")
+            names.append(f"{body_of(joint)}.{name}")
             cells.append(16 * number + cell)
     return tuple(names), np.array(cells, np.int64)
+
+
+def body_of(joint: str) -> str:
+    """Return the name of a joint in a state: ``left_hand`` of ``leftHand``."""
+    return re.sub(r"([A-Z])", r"_\1", joint).lower()
 
 
 def wrist_of(joint: str) -> str | None:

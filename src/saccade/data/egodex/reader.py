@@ -27,6 +27,7 @@ from saccade.data.egodex.files import (
     INTRINSIC,
     JOINTS,
     State,
+    body_of,
     check_poses,
     column,
     dimensions,
@@ -38,7 +39,7 @@ from saccade.data.egodex.files import (
     scan_video,
     wrist_of,
 )
-from saccade.data.episodes import Episodes
+from saccade.data.episodes import Conventions, Episodes
 from saccade.data.files.faults import OnError, Skipped
 from saccade.data.files.folder import Folder, open_folder
 from saccade.data.files.hdf5 import Hdf5Files
@@ -52,6 +53,7 @@ INTRINSICS = ((736.6339, 0.0, 960.0), (0.0, 736.6339, 540.0), (0.0, 0.0, 1.0))  
 LICENCE = "CC BY-NC-ND 4.0: do not distribute the data, whole, in part or changed"
 OFFICIAL = {"hours": 829, "episodes": 338_000, "tasks": 194}  # of all parts, as the paper says
 VERSION = 1  # of the scans
+BODIES = {body_of(joint): joint for joint in JOINTS}
 KEPT = 4  # episodes whose poses stay in memory: a window reads one twice
 
 Frame = Literal["camera", "world"]
@@ -117,6 +119,8 @@ class EgoDex(Episodes):
         self._joints = ("camera", *(joint for joint, _ in joints))
         self.state_names, self._cells = dimensions(joints)
         self.action_names = self.state_names
+        seen_from = CAMERA if config.frame == "camera" else ""
+        self.conventions = Conventions(commands="goals", metres=1.0, camera=seen_from)
         self._folder = open_folder(config.root)
         root = self._folder.root
         self._root = root if "://" in root else str(Path(root).resolve())  # names part and task
@@ -177,9 +181,11 @@ class EgoDex(Episodes):
         return poses[:, 1] if frame == "world" else np.linalg.inv(poses[:, 0]) @ poses[:, 1]
 
     def confidences(
-        self, episode: int, joint: str, frames: Int[np.ndarray, " t"]
+        self, episode: int, body: str, frames: Int[np.ndarray, " t"]
     ) -> Float64[np.ndarray, " t"] | None:
         """Return how far each pose can be trusted: 1 fully, 0 not seen; None where not stored.
+
+        ``body`` is a joint as the file names it (``rightHand``) or as the state does.
 
         What is stored of a finger is relative to its hand, whose own confidence says whether the
         hand was found at all: returned is the product of both.
@@ -190,6 +196,7 @@ class EgoDex(Episodes):
         frames = self._checked(episode, frames)
         if not json.loads(self._about[episode])["confidences"]:
             return None
+        joint = BODIES.get(body, body)
         wrist = wrist_of(joint)
         name, product = f"{self.stems[episode]}.hdf5", np.ones(len(frames))
         for key in (f"confidences/{one}" for one in (joint, wrist) if one):

@@ -24,11 +24,13 @@ from saccade.data.episodes import Episodes
 from saccade.data.files.folder import Folder, open_folder
 from saccade.data.lerobot.layout import layout, load_info, number, required
 from saccade.data.lerobot.tables import ACTION, STATE, Tables
+from saccade.data.truth import SceneTruth
 from saccade.data.video.codec import decode
 from saccade.data.video.images import decode_images
 from saccade.errors import DataError
 
 LARGEST = 4096  # dimensions of a state or action; more is a damaged file
+TRUTH = "truth/{camera}/episode-{number:06d}.safetensors"
 CHECKED = 2000  # files up to which each is looked for when a data set is opened
 
 
@@ -120,6 +122,24 @@ class LeRobot(Episodes):
     def about(self, episode: int) -> dict[str, Any]:
         """Return what our writer recorded, and every instruction where there are several."""
         return dict(self._layout.about.get(episode, {}))
+
+    def truth(self, episode: int, camera: str) -> SceneTruth | None:
+        """Read what ``saccade collect --truth`` recorded beside the camera's video.
+
+        Raises:
+            DataError: the file is missing or damaged, or has another number of frames.
+        """
+        folder, length = self._folder, self.lengths[episode]
+        name = TRUTH.format(camera=camera, number=int(self._layout.index[episode]))
+        if name not in folder and not folder.children(f"truth/{camera}"):
+            return None
+        truth = SceneTruth.load(folder.path(name))
+        if len(truth.depth) != length:
+            raise DataError(
+                f"{folder.label(name)} has {len(truth.depth)} frames, but the episode {length}; "
+                "collect it again"
+            )
+        return truth
 
     def _files(self) -> Tables:
         if self._tables is None or self._tables.process != os.getpid():

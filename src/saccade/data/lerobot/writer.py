@@ -1,9 +1,10 @@
 """Write LeRobot v3.0 data sets: stage episodes in any order, then publish them all at once.
 
     ROOT/.staging/episode-000123/{rows.parquet, CAMERA.mp4, episode.json}   one rename each
+                                 CAMERA.safetensors                         of a simulator: truth
     ROOT/.staging/left-out-000124.json                                      why there is no such
-    ROOT/.building/{data, videos, meta}                                     by finish, then verified
-    ROOT/{data, videos, meta}                                               meta last: complete
+    ROOT/.building/{data, videos, truth, meta}                              by finish, then verified
+    ROOT/{data, videos, truth, meta}                                        meta last: complete
 
 A process may be killed at any moment: an episode is staged whole or not at all, and a data set
 without ``meta`` is unfinished, so ``finish`` simply builds it again.
@@ -33,11 +34,13 @@ from saccade.data.lerobot.assemble import (
     write_rows,
 )
 from saccade.data.lerobot.metadata import Contents
+from saccade.data.lerobot.reader import TRUTH
 from saccade.data.passes.statistics import PixelCounts
+from saccade.data.truth import SceneTruth
 from saccade.data.video.codec import encode
 from saccade.errors import ConfigError, DataError
 
-PARTS = ("data", "videos", "meta")  # in the order of publication: ``meta`` marks completeness
+PARTS = ("data", "videos", "truth", "meta")  # as they are published: ``meta`` marks completeness
 LEFT_OUT = "meta/left_out.json"
 
 
@@ -92,26 +95,27 @@ class LeRobotWriter:
         pictures: Mapping[str, Sequence[bytes]] | None = None,
         times: Float64[np.ndarray, " t"] | None = None,
         about: Mapping[str, Any] | None = None,
+        truth: Mapping[str, SceneTruth] | None = None,
     ) -> None:
         """Stage one episode, whole or not at all. Its number only decides the order.
 
         Args:
             index: number of the episode.
             video: the frames of each camera, as an array or one after another.
-            state: one row per frame.
-            action: one row per frame.
+            state, action: one row per frame.
             task: the instruction.
             success: whether it succeeded, where that is known.
             pictures: the frames once more as they are stored, of cameras that embed pictures.
             times: when each frame was exposed, in seconds, where the data set is timed.
             about: what ``Episodes.about`` says: success, scene, source, further instructions.
+            truth: what a simulator knows of the pictures of cameras, where it was asked.
 
         Raises:
             DataError: the arrays do not fit the data set or one another, or are not finite.
             SpaceError: the disk is full.
         """
         pictures, about = dict(pictures or {}), {"success": success, **(about or {})}
-        self._check(index, video, state, action, pictures, times)
+        self._check(index, video, state, action, pictures, times, truth := dict(truth or {}))
         folder, counts = self.folder(index), {camera: PixelCounts() for camera in video}
         sizes: dict[str, tuple[int, ...]] = {}
         temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
@@ -119,6 +123,7 @@ class LeRobotWriter:
         try:
             with space_for(self.root):
                 temporary.mkdir(parents=True)
+                save_truth(temporary, truth)
                 for camera, frames in video.items():
                     watched = self._watched(index, camera, frames, len(state), counts, sizes)
                     if camera in pictures:
@@ -129,11 +134,9 @@ class LeRobotWriter:
                 table = to_table(state, action, self.contents.fps, times, pictures)
                 write_rows(table, temporary / "rows.parquet")
                 tasks = [task, *(text for text in about.get("tasks", ()) if text != task)]
-                record = {name: about.get(name) for name in OURS}
-                record |= {"tasks": tasks, "length": len(state), "nbytes": table.nbytes}
-                record |= {"sizes": sizes}
+                record = {name: about.get(name) for name in OURS} | {"tasks": tasks, "sizes": sizes}
+                record |= {"length": len(state), "nbytes": table.nbytes, "stats": statistics(table)}
                 record |= {"pixels": {c: value.counts.tolist() for c, value in counts.items()}}
-                record |= {"stats": statistics(table)}
                 (temporary / "episode.json").write_text(json.dumps(record))
                 sync_tree(temporary)
                 self._publish(temporary, folder)
@@ -170,6 +173,8 @@ class LeRobotWriter:
             with space_for(self.root):
                 episodes = [load_staged(self.folder(index)) for index in sorted(self.staged())]
                 assemble(building, self.contents, episodes)
+                for number, episode in enumerate(episodes):
+                    copy_truth(episode.folder, building, number)
                 if left_out := self.left_out():
                     write_atomic(building / LEFT_OUT, json.dumps(left_out, indent=4))
                 verify(building, [episode.length for episode in episodes])
@@ -257,6 +262,7 @@ class LeRobotWriter:
         action: Float[np.ndarray, "t a"],
         pictures: Mapping[str, Sequence[bytes]],
         times: Float64[np.ndarray, " t"] | None,
+        truth: Mapping[str, SceneTruth],
     ) -> None:
         if index < 0 or self.folder(index).exists():
             raise DataError(f"episode {index} is staged already in {self.root}, or negative")
@@ -264,11 +270,13 @@ class LeRobotWriter:
         found: dict[str, Any] = {"cameras": sorted(video), "state": state.shape}
         found |= {"action": action.shape, "times": None if times is None else times.shape}
         found |= {"pictures": {camera: len(data) for camera, data in pictures.items()}}
+        found |= {"truth": {camera: len(scene.depth) for camera, scene in truth.items()}}
         expected: dict[str, Any] = {"cameras": sorted(contents.cameras)}
         expected |= {"state": (length, len(contents.state_names))}
         expected |= {"action": (length, len(contents.action_names))}
         expected |= {"times": (length,) if contents.timed else None}
         expected |= {"pictures": dict.fromkeys(contents.pictures, length)}
+        expected |= {"truth": {c: length for c in truth if c in contents.cameras}}
         if found != expected:
             raise DataError(f"episode {index} has {found}, expected {expected}")
         numbers = [state, action] if times is None else [state, action, times]
@@ -276,6 +284,20 @@ class LeRobotWriter:
             raise DataError(
                 f"episode {index} is empty or has states, actions or times that are not finite"
             )
+
+
+def save_truth(folder: Path, truth: Mapping[str, SceneTruth]) -> None:
+    """Stage what a simulator knows of an episode."""
+    for camera, scene in truth.items():
+        scene.save(folder / f"{camera}.safetensors")
+
+
+def copy_truth(staged: Path, root: Path, number: int) -> None:
+    """Give what a simulator knows of a staged episode its place in the data set."""
+    for path in staged.glob("*.safetensors"):
+        place = root / TRUTH.format(camera=path.stem, number=number)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 def sync_tree(folder: Path) -> None:

@@ -36,7 +36,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from saccade.config import Config
-from saccade.data.episodes import Episodes
+from saccade.data.episodes import Conventions, Episodes
 from saccade.data.files.faults import OnError, Skipped
 from saccade.data.files.folder import Folder, open_folder
 from saccade.data.files.hdf5 import Column, Hdf5Files
@@ -151,6 +151,8 @@ class Libero(Episodes):
         self._columns, self.state_names = STATES[config.state]
         self.action_names = (*POSE, "gripper")
         self.world_to_camera = {}
+        metres, radians = (1.0, 1.0) if config.action == "metric" else REACH[[0, -1]].tolist()
+        self.conventions = Conventions(commands="steps", metres=metres, radians=radians)
         self._folder, names = _files(config.root)
         self._files, self._tables = Hdf5Files(self._folder), OrderedDict[int, Table]()
         self._recorded_with: dict[str, dict[str, str]] = {}
