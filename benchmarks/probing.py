@@ -27,7 +27,7 @@ from saccade.data.synthetic import SyntheticConfig
 from saccade.evals import statistics
 from saccade.evals.clips import enumerate_clips
 from saccade.evals.features import EncoderReader, Request
-from saccade.evals.readouts import PENALTIES, Ridge
+from saccade.evals.ridge import PENALTIES, Ridge
 from saccade.models.published.catalogue import named
 
 

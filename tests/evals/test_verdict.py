@@ -1,158 +1,207 @@
-from typing import Any
-
 import pytest
 
 from saccade.errors import ConfigError
-from saccade.evals.verdict import verdict
+from saccade.evals.probes.base import ProbeConfig
+from saccade.evals.verdict import Verdict, verdict
+from tests.evals.hand_made import ACTION, ALL, FLOW, ORDER, asked, floor, pair, row
 
-
-def row(name: str, r2: float, floor_of: str | None = None, **changed: Any) -> dict[str, Any]:
-    return {
-        "representation": name,
-        "kind": "floor" if floor_of is not None else "method",
-        "floor_of": floor_of or None,
-        "seeds": [0, 1, 2],
-        "readout": "linear",
-        "gap": 5,
-        "split": "test",
-        "target": "displacement",
-        "frame": "camera",
-        "group": "position",
-        "r2": r2,
-        "r2_low": r2 - 0.05,
-        "r2_high": r2 + 0.05,
-        "episodes": 24,
-        "windows": 480,
-    } | changed
-
-
-def floor(name: str, r2: float, **changed: Any) -> dict[str, Any]:
-    return row(name, r2, floor_of="", **changed)
-
-
-def pair(a: str, b: str, difference: float, half: float = 0.04) -> dict[str, Any]:
-    bounds = {"difference": difference, "low": difference - half, "high": difference + half}
-    return {"a": a, "b": b, "gap": 5, "split": "test", "group": "position", "p": 0.01} | bounds
-
-
-RANDOM = row("random init of A", 0.3, floor_of="A")
+RANDOM = row("A, random init", 0.3, floor_of="A")
 CHANGE = floor("raw pixel change", 0.4)
+POSITION = floor("position only", 0.2)
+
+
+def told(found: Verdict) -> str:
+    return " ".join(found.details)
 
 
 def test_a_method_above_its_random_init_and_every_floor_is_a_success() -> None:
-    pairs = [pair("A", "raw pixel change", 0.22), pair("A", "random init of A", 0.32)]
-    found = verdict([row("A", 0.62), RANDOM, CHANGE], pairs)
+    pairs = [pair("A", "raw pixel change", 0.22), pair("A", "A, random init", 0.32)]
+    found = verdict([row("A", 0.62), RANDOM, CHANGE], pairs, ACTION)
     assert found.success
     assert (found.beats_random, found.order) == (["A"], ["A"])
     assert found.sentence == (
         "Pretraining helped here: A beats its own random-init floor, and no floor scored as high; "
-        "the best is A (R2 0.62 [0.57, 0.67]) against random init of A (R2 0.30 [0.25, 0.35])."
+        "the best is A (R2 0.62 [0.57, 0.67]) against A, random init (R2 0.30 [0.25, 0.35])."
     )
 
 
 def test_a_floor_that_wins_is_named_and_takes_the_success_away() -> None:
     change = floor("raw pixel change", 0.7)
-    found = verdict([row("A", 0.62), RANDOM, change], [pair("A", "raw pixel change", -0.08)])
+    pairs = [pair("A", "raw pixel change", -0.08)]
+    found = verdict([row("A", 0.62), RANDOM, change], pairs, ACTION)
     assert not found.success
     assert found.beats_random == ["A"]
     assert found.sentence.startswith("No success: A beats its own random-init floor, but")
     assert "raw pixel change (R2 0.70 [0.65, 0.75]) scored at least as high as A" in found.sentence
+    assert "raw pixel change (R2 0.70 [0.65, 0.75]): worse by -0.08 [-0.12, -0.04]" in told(found)
+    assert "Suspicious: on seen tasks raw pixel change scored at least as well" in told(found)
 
 
 def test_a_floor_that_draws_level_wins_too() -> None:
-    assert not verdict([row("A", 0.62), RANDOM, floor("position only", 0.62)], []).success
+    found = verdict([row("A", 0.62), RANDOM, floor("position only", 0.62)], [], ACTION)
+    assert not found.success
+    assert "sees no picture and scores at least as well as A" in told(found)
 
 
 def test_another_method_s_random_init_is_a_floor_for_all() -> None:
-    rows = [row("A", 0.62), RANDOM, row("random init of B", 0.65, floor_of="B")]
-    assert not verdict(rows, []).success
+    rows = [row("A", 0.62), RANDOM, row("B, random init", 0.65, floor_of="B")]
+    assert not verdict(rows, [], ACTION).success
 
 
 def test_overlapping_intervals_are_no_success_even_if_the_pairs_are_separated() -> None:
-    found = verdict([row("A", 0.38), RANDOM], [pair("A", "random init of A", 0.08)])
+    pairs = [pair("A", "A, random init", 0.08)]
+    found = verdict([row("A", 0.38), RANDOM], pairs, ACTION)
     assert not found.success
     assert found.beats_random == []
     assert found.sentence.startswith("No success: no pretrained encoder beats its own random-init")
+    assert "better by +0.08 [+0.04, +0.12], Holm p 0.001" in told(found)
 
 
 def test_a_random_init_that_scores_higher_is_not_beaten_by_disjoint_intervals() -> None:
-    found = verdict([row("A", 0.1), RANDOM, CHANGE], [])
+    found = verdict([row("A", 0.1), RANDOM, CHANGE], [], ACTION)
     assert found.beats_random == []
     assert "raw pixel change scored at least as high" in found.sentence
 
 
 def test_without_a_random_init_nothing_is_claimed() -> None:
-    found = verdict([row("A", 0.62), CHANGE], [])
+    found = verdict([row("A", 0.62), CHANGE], [], ACTION)
     assert not found.success
     assert "against no random-init floor" in found.sentence
 
 
 def test_an_interval_that_is_not_known_beats_nothing() -> None:
-    found = verdict([row("A", 0.62, r2_low=None, r2_high=None), RANDOM], [])
+    found = verdict([row("A", 0.62, low=None, high=None), RANDOM], [], ACTION)
     assert not found.success
     assert "no interval" in found.sentence
 
 
 def test_a_lower_floor_that_is_not_separated_is_named_in_the_success() -> None:
-    pairs = [pair("A", "raw pixel change", 0.02), pair("A", "random init of A", 0.32)]
-    found = verdict([row("A", 0.62), RANDOM, floor("raw pixel change", 0.6)], pairs)
+    pairs = [pair("A", "raw pixel change", 0.02), pair("A", "A, random init", 0.32)]
+    found = verdict([row("A", 0.62), RANDOM, floor("raw pixel change", 0.6)], pairs, ACTION)
     assert found.success
     assert found.sentence.endswith("[0.25, 0.35]), not separated from raw pixel change.")
 
 
 def test_without_pairs_a_lower_floor_counts_as_level_unless_intervals_are_disjoint() -> None:
-    found = verdict([row("A", 0.62), RANDOM, CHANGE, floor("raw pixels", 0.6)], [])
+    found = verdict([row("A", 0.62), RANDOM, CHANGE, floor("raw pixels", 0.6)], [], ACTION)
     assert found.sentence.endswith("[0.25, 0.35]), not separated from raw pixels.")
 
 
-def three() -> list[dict[str, Any]]:
-    randoms = [row(f"random init of {name}", 0.3, floor_of=name) for name in "ABC"]
-    return [row("C", 0.33), row("A", 0.62), row("B", 0.6), *randoms, CHANGE]
+def three(**changed: str) -> list[dict]:
+    randoms = [row(f"{name}, random init", 0.3, floor_of=name, **changed) for name in "ABC"]
+    methods = [row("C", 0.33, **changed), row("A", 0.62, **changed), row("B", 0.6, **changed)]
+    return [*methods, *randoms, floor("raw pixel change", 0.4, **changed)]
 
 
-def test_the_order_tells_ties_from_differences_whichever_way_the_pair_was_written() -> None:
-    found = verdict(three(), [pair("B", "A", -0.02), pair("B", "C", 0.27)])
+def test_methods_are_ranked_where_separated_and_not_where_they_overlap() -> None:
+    found = verdict(three(), [pair("B", "A", -0.02), pair("B", "C", 0.27)], ACTION)
     assert found.order == ["A", "B", "C"]
     assert found.beats_random == ["A", "B"]
-    assert "A over B (not separated: difference +0.020 [-0.020, +0.060])" in found.details[0]
-    assert "B over C (difference +0.270 [+0.230, +0.310])" in found.details[0]
+    order = found.details[0]
+    assert "A and B are not separated: +0.02 [-0.02, +0.06] (with this spread about" in order
+    assert "B exceeds C by 0.27 [0.23, 0.31], Holm p 0.001" in order
+    assert order.endswith("Not separated from the first, A: B.")  # A and C: disjoint intervals
     assert "A and B beat their own random-init floor" in found.sentence
     assert "C does not beat random init" in found.sentence
 
 
 def test_a_method_below_a_floor_is_told_beside_the_success() -> None:
-    rows = [*three(), floor("raw pixels", 0.61)]
-    found = verdict(rows, [])
+    found = verdict([*three(), floor("raw pixels", 0.61)], [], ACTION)
     assert found.success
     assert "B beats its own random-init floor too, but raw pixels scored" in found.sentence
 
 
 @pytest.mark.parametrize(
-    ("seeds", "told"), [([0], "1 training seed "), ([0, 1], "2 training seeds ")]
+    ("seeds", "text"), [([0], "1 training seed "), ([0, 1], "2 training seeds ")]
 )
-def test_few_seeds_are_told(seeds: list[int], told: str) -> None:
-    found = verdict([row("A", 0.62, seeds=seeds), RANDOM, CHANGE], [])
-    assert f"With {told}per method, no claim across seeds is made." in found.details
+def test_few_seeds_are_told(seeds: list[int], text: str) -> None:
+    found = verdict([row("A", 0.62, seeds=seeds), RANDOM, CHANGE], [], ACTION)
+    assert f"With {text}per method, no claim across seeds is made." in found.details
+    assert "no claim across seeds" not in told(verdict([row("A", 0.62), RANDOM], [], ACTION))
 
 
-def test_the_details_tell_sizes_floors_and_unseen_tasks() -> None:
-    seen = [row("A", 0.62), RANDOM, CHANGE]
-    told = " ".join(verdict(seen, []).details)
-    assert "24 held-out episodes (480 pairs)" in told
-    assert "raw pixel change (R2 0.40 [0.35, 0.45]), not compared pair by pair" in told
-    assert "nothing is said about new tasks" in told
-    unseen = [row("A", 0.2, split="unseen"), floor("raw pixel change", 0.35, split="unseen")]
-    told = " ".join(verdict(seen + unseen, []).details)
-    assert "On unseen tasks: A (R2 0.20 [0.15, 0.25]); the best floor there is raw pixel" in told
+def test_the_floors_that_the_documents_lacked_come_first() -> None:
+    rows = [row("A", 0.62), floor("raw pixels", 0.5), CHANGE, POSITION, RANDOM]
+    (line,) = [d for d in verdict(rows, [], ACTION).details if "against the floors" in d]
+    places = [line.index(n) for n in ("random init", "pixel change", "position only", "raw pixels")]
+    assert places == sorted(places)
+    assert "not compared pair by pair" in line
 
 
-def test_other_gaps_readouts_groups_and_frames_do_not_count() -> None:
-    better = {"gap": 1, "readout": "mlp", "group": "gripper", "frame": "world", "split": "unseen"}
+def test_the_details_tell_sizes_and_what_was_not_asked() -> None:
+    found = verdict([row("A", 0.62), RANDOM, CHANGE], [], ACTION)
+    assert "end-effector displacement (camera frame) 5 steps ahead" in told(found)
+    assert "24 held-out episodes (480 samples)" in told(found)
+    assert "nothing is said about new tasks" in told(found)
+
+
+def test_unseen_tasks_and_other_data_sets_have_their_own_sentences() -> None:
+    unseen, other = three(split="unseen"), three(split="bridge")
+    pairs = [
+        pair("A", "B", 0.05, split="unseen"),
+        pair("A", "raw pixel change", 0.01, split="unseen"),
+    ]
+    rows = [*three(), *[r for r in unseen if r["representation"][0] != "C"], *other]
+    details = verdict(rows, pairs, ACTION).details
+    (new,) = [d for d in details if d.startswith("On unseen tasks")]
+    assert "A exceeds B by 0.05 [0.01, 0.09], Holm p 0.001" in new
+    assert "B exceeds raw pixel change (R2 0.40 [0.35, 0.45]), A does not" in new
+    (elsewhere,) = [d for d in details if d.startswith("On the data set bridge")]
+    assert "A and B exceed raw pixel change" in elsewhere
+    assert "C does not" in elsewhere
+
+
+def test_neither_exceeds_a_floor_that_both_are_level_with() -> None:
+    rows = [row("A", 0.42, split="unseen"), row("B", 0.41, split="unseen")]
+    rows += [floor("raw pixel change", 0.4, split="unseen"), *three()]
+    assert "neither exceeds raw pixel change (R2 0.40" in told(verdict(rows, [], ACTION))
+
+
+def test_other_gaps_readouts_groups_conditions_and_frames_do_not_count() -> None:
+    better = {
+        **{"gap": 1, "readout": "mlp", "group": "gripper", "frame": "world", "split": "unseen"},
+        **{"metric": "cosine", "condition": "beyond position", "labels": 0.1},
+    }
     others = [floor("raw pixel change", 0.9, **{key: value}) for key, value in better.items()]
-    assert verdict([row("A", 0.62), RANDOM, CHANGE, *others], []).success
-    assert verdict([row("A", 0.62, frame="world"), row("R", 0.3, "A", frame="world")], []).success
+    assert verdict([row("A", 0.62), RANDOM, CHANGE, *others], [], ACTION).success
+    world = [row("A", 0.62, frame="world"), row("R", 0.3, "A", frame="world")]
+    found = verdict(world, [], ACTION)
+    assert found.success
+    assert "labels are known in the world frame only" in told(found)
 
 
-def test_no_headline_number_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="gap 7"):
-        verdict([row("A", 0.62), RANDOM], [], gap=7)
+def test_without_trained_weights_nothing_is_claimed() -> None:
+    floors = [floor("dinov2-base, random weights", 0.3), CHANGE]
+    found = verdict(floors, [], ALL)
+    assert not found.success
+    assert (found.order, found.beats_random) == ([], [])
+    assert found.sentence == (
+        "No encoder here has trained weights, so nothing is claimed about training; the best of "
+        "the floors is raw pixel change (R2 0.40 [0.35, 0.45])."
+    )
+
+
+def test_a_score_that_is_not_defined_claims_nothing() -> None:
+    found = verdict([row("A", None), floor("copy", None)], [], ACTION)
+    assert not found.success
+    assert found.sentence.startswith("No method has a defined R2 of end-effector displacement")
+
+
+def test_where_motion_was_not_asked_the_first_probe_is_the_headline() -> None:
+    config = ProbeConfig(probes=("flow", "order"))
+    rows = [row("A", 1.0, **FLOW), row("A, random init", 1.5, "A", **FLOW)]
+    rows += [row("A", 0.8, **ORDER)]
+    found = verdict(rows, [pair("A", "A, random init", -0.5, **asked(FLOW))], config)
+    assert found.success
+    assert "A (EPE 1.00 [0.95, 1.05]) against A, random init (EPE 1.50" in found.sentence
+    assert "EPE of optical flow (simulator, all cells, percent of the side)" in told(found)
+    assert "A (accuracy 0.80" in told(found)
+    worse = [*rows, floor("copy", 0.9, **FLOW)]
+    assert "copy (EPE 0.90 [0.85, 0.95]) scored at least as well" in (
+        verdict(worse, [], config).sentence
+    )
+
+
+def test_no_headline_score_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="among 1 rows"):
+        verdict([row("A", 0.62, metric="cosine")], [], ACTION)

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,22 @@ from saccade.report.page import write_report
 from tests.report.results_fixture import realistic
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder with pictures, and the results that name them; built once, never changed."""
+    folder = tmp_path_factory.mktemp("full")
+    return folder, realistic(folder)
+
+
 @pytest.fixture
-def results(tmp_path: Path) -> dict[str, Any]:
-    """Results whose pictures lie in ``tmp_path``; each test may spoil its own copy."""
-    return realistic(tmp_path)
+def results(built: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Results whose pictures lie elsewhere; each test may spoil its own copy."""
+    return copy.deepcopy(built[1])
 
 
 @pytest.fixture(scope="session")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full(built: tuple[Path, dict[str, Any]]) -> Path:
     """A folder with the whole page, for tests that only read it."""
-    folder = tmp_path_factory.mktemp("full")
-    write_report(realistic(folder), folder)
+    folder, results = built
+    write_report(results, folder)
     return folder

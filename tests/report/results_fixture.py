@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.image import imsave
 
+from tests.report.criteria_fixture import CRITERIA
+
 METHODS = {"two-stream strong": 0.62, "single-stream": 0.55, "video-mae": 0.47}
 FLOORS = {
     "raw pixel change": 0.41,
@@ -316,38 +318,6 @@ def _paired(splits: tuple[str, ...]) -> list[dict[str, Any]]:
         for gap in (1, 5, 10)
         for split in splits
     ]
-
-
-CRITERIA: list[dict[str, Any]] = [
-    {
-        "name": "flow",
-        "bar": "EPE at least 20 % below DINOv2",
-        "result": "not asked",
-        "detail": "DINOv2 was not among the encoders",
-        "episodes_needed": None,
-    },
-    {
-        "name": "order",
-        "bar": "two orders told apart at 90 %",
-        "result": "undecided",
-        "detail": "87 % [84, 90] by two-stream strong",
-        "episodes_needed": 140,
-    },
-    {
-        "name": "action",
-        "bar": "above the same network untrained",
-        "result": "pass",
-        "detail": "three of three methods",
-        "episodes_needed": None,
-    },
-    {
-        "name": "unseen tasks",
-        "bar": "above raw pixel change",
-        "result": "fail",
-        "detail": "video-mae is not separated from it",
-        "episodes_needed": None,
-    },
-]
 
 
 def extras(folder: Path) -> dict[str, Any]:

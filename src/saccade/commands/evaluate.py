@@ -16,7 +16,7 @@ from saccade.commands import evaluate_offline
 from saccade.commands.common import command_line, data_set, replace_folder
 from saccade.commands.evaluate_offline import Offline
 from saccade.errors import ConfigError
-from saccade.evals import protocols, success
+from saccade.evals import protocols, statistics, success
 from saccade.evals.players import ReplayMeanConfig
 from saccade.evals.protocols import Protocol
 from saccade.evals.rollout_workers import Limits
@@ -360,11 +360,11 @@ def _power(command: Power) -> int:
                 f"--rate {command.rate} with --difference {command.difference} leaves 0 to 1"
             )
         for side in inside:
-            count = success.trials_needed(command.rate, min(max(side, 0), 1), **how)
+            count = statistics.trials_needed(command.rate, min(max(side, 0), 1), **how)
             print(f"{command.rate:.1%} from {side:.1%}: {count:,} trials of each policy")
         return 0
     assert command.trials is not None
-    seen = success.visible(command.rate, command.trials, **how)
+    seen = statistics.visible(command.rate, command.trials, **how)
     for found in seen:
         word = "above" if found.other > found.rate else "below"
         print(f"{command.trials:,} trials tell {found.rate:.1%} from {found.other:.1%} and {word}")

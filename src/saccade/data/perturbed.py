@@ -6,20 +6,22 @@
     camera shift S      the picture moved right and down by S of its side, edges repeated
 
 Everything random is a function of the episode, the frame and the strength. States, actions and
-labels stay as they are.
+labels stay as they are; where a picture moves, so does the centre of its camera matrix.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import simplejpeg
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.data.episodes import Episodes, Subset
+from saccade.data.truth import SceneTruth
 from saccade.errors import ConfigError
 
 Kind = Literal["noise", "JPEG", "lighting", "camera shift"]
@@ -57,7 +59,7 @@ class Perturbed(Subset):
         return self._shifted(video)
 
     def views(
-        self, episode: int, cameras: tuple[str, ...], frames: np.ndarray
+        self, episode: int, cameras: Sequence[str], frames: np.ndarray
     ) -> UInt8[Tensor, "t v 3 h w"]:
         """Decode and perturb frames of several cameras."""
         return Episodes.views(self, episode, cameras, frames)
@@ -67,6 +69,19 @@ class Perturbed(Subset):
 
     def features(self, episode: int, frames: np.ndarray) -> None:
         """Refuse kept features, which are of the pictures as they were."""
+
+    def intrinsics(self, episode: int, camera: str) -> Float64[np.ndarray, "3 3"] | None:
+        """Return the camera's matrix; its centre moves with the picture."""
+        matrix = self.episodes.intrinsics(episode, camera)
+        if matrix is None or self.kind != "camera shift":
+            return matrix
+        video = self.episodes.pixels(episode, camera, np.zeros(1, np.int64))
+        down, right = self._shift(*video.shape[-2:])
+        return matrix + np.array([[0, 0, right], [0, 0, down], [0, 0, 0]])
+
+    def truth(self, episode: int, camera: str) -> SceneTruth | None:
+        """Return what a simulator knows, but where it lies elsewhere in the picture."""
+        return None if self.kind == "camera shift" else self.episodes.truth(episode, camera)
 
     def _noisy(self, picture: UInt8[Tensor, "3 h w"], key: tuple[int, int, str]) -> Tensor:
         text = f"{self.name} {key}".encode()
@@ -81,6 +96,10 @@ class Perturbed(Subset):
 
     def _shifted(self, video: UInt8[Tensor, "t 3 h w"]) -> Tensor:
         height, width = video.shape[-2:]
-        down, right = round(self.strength * height), round(self.strength * width)
+        down, right = self._shift(height, width)
         padded = F.pad(video.float(), (right, 0, down, 0), mode="replicate")
         return padded[..., :height, :width].byte()
+
+    def _shift(self, height: int, width: int) -> tuple[int, int]:
+        """Return by how many pixels pictures move down and right."""
+        return round(self.strength * height), round(self.strength * width)

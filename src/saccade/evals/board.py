@@ -221,15 +221,20 @@ class Board:
         return f"{told}: not separated, {difference}"
 
 
+def read_linearly(rows: Sequence[Row], paired: Sequence[Row], board: Board) -> Board:
+    """Return the same question read linearly: controls and smaller shares are only read so."""
+    if board.question.readout in ("linear", ""):
+        return board
+    return Board(rows, paired, board.question._replace(readout="linear"), board.split)
+
+
 def wanting(lead: Lead, episodes: int) -> str:
     """Say how many episodes would separate such a difference, where a number would."""
     deviation = standard_error(lead.low, lead.high, episodes) * sqrt(episodes)
     if not lead.value or not isfinite(deviation) or deviation <= 0:
         return ""
     needed = max(episodes + 1, episodes_needed(lead.value, deviation))
-    return (
-        f" (with this spread about {needed:,} episodes would separate a difference of that size)"
-    )
+    return f" (with this spread about {needed:,} episodes would separate a difference of that size)"
 
 
 def apart(a: Row, b: Row) -> bool:

@@ -12,7 +12,8 @@ killed goes on where it was (``data/cache/store.py``).
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,16 +32,17 @@ from saccade.evals.clips import Clips, read_video, rooted
 Kind = Literal["vectors", "cells"]
 ON_DISK: Mapping[Kind, str] = {"vectors": "<f4", "cells": "<f2"}
 Report = Callable[[str], None]
+Put = Callable[[Iterable[int], np.ndarray], None]
 
 
 class Encoded(NamedTuple):
     """Features of some clips."""
 
     vectors: Float[Tensor, "b f"]
-    cells: Float[Tensor, "b g g d"]
+    cells: Float[Tensor, "b g g d"] | None  # where they were asked for
 
 
-Encode = Callable[[Tensor], Encoded]
+Encode = Callable[[Tensor, bool], Encoded]  # of a video, with its cells or without
 
 
 class ClipStore:
@@ -49,7 +51,7 @@ class ClipStore:
     Args:
         root: folder of all stores.
         about: all that the features depend on besides the frames, as JSON values.
-        episodes: the data set, whole.
+        whole: the data set, whole.
         camera: the one to look through.
     """
 
@@ -95,21 +97,21 @@ class ClipStore:
         if not (self.folder / "about.json").exists():
             write_atomic(self.folder / "about.json", json.dumps(self.about, indent=2) + "\n")
         guard = Store(self.folder / shard / "guard", (1,), "<u1", [0])
-        with guard.locked(), space_for(self.folder):
-            missing = np.array(self._missing(shard, kinds, rows), np.int64)
-            for some, found in self._encoded(missing, wanted.offsets, encode, batch):
+        with guard.locked(), space_for(self.folder), ExitStack() as files:
+            # another process may have been at it while we waited
+            lacking = {kind: self._missing(shard, (kind,), rows) for kind in kinds}
+            missing = np.array(sorted(set().union(*lacking.values())), np.int64)
+            put: dict[Kind, Put] = {}
+            for some, found in self._encoded(missing, wanted.offsets, cells, encode, batch):
                 for kind in kinds:
                     values = _stored(getattr(found, kind), kind, some)
-                    store = self._store(shard, kind, values.shape[1:])
-                    with store.locked():
-                        if not store.intact:
-                            require_room(
-                                self.folder, len(missing) * store.row_bytes, "the feature store",
-                                "probe fewer clips",
-                            )  # fmt: skip
-                        store.prepare()
-                        with store.writing() as put:
-                            put(some.tolist(), values)
+                    if kind not in put:
+                        store = self._made(shard, kind, values.shape[1:])
+                        need = len(lacking[kind]) * store.row_bytes
+                        require_room(self.folder, need, "the feature store", "probe fewer clips")
+                        put[kind] = files.enter_context(store.writing())
+                    new = np.isin(some, lacking[kind])  # what is there keeps its bytes
+                    put[kind](some[new].tolist(), values[new])
                 report(f"encoded {len(some)} clips of shape {shard}")
 
     def count_missing(self, wanted: Clips, cells: bool) -> int:
@@ -122,12 +124,19 @@ class ClipStore:
     ) -> list[int]:
         missing: set[int] = set()
         for kind in kinds:
-            known = (shard, kind) in self._stores or self._meta(shard, kind).exists()
-            missing |= set(self._store(shard, kind).missing(rows.tolist()) if known else rows)
-        return sorted(int(row) for row in missing)
+            known = self._meta(shard, kind).exists()
+            missing |= set(
+                self._store(shard, kind).missing(rows.tolist()) if known else rows.tolist()
+            )
+        return sorted(missing)
 
     def _encoded(
-        self, rows: Int64[np.ndarray, " r"], offsets: tuple[int, ...], encode: Encode, batch: int
+        self,
+        rows: Int64[np.ndarray, " r"],
+        offsets: tuple[int, ...],
+        cells: bool,
+        encode: Encode,
+        batch: int,
     ) -> Iterator[tuple[Int64[np.ndarray, " b"], Encoded]]:
         """Encode in the order of the frames; a batch may span episodes."""
         episode = np.searchsorted(self.starts, rows, side="right") - 1
@@ -137,26 +146,34 @@ class ClipStore:
         for video in read_video(self.whole, clips, self.camera, batch):
             waiting.append(video)
             if sum(map(len, waiting)) >= batch:
-                found = torch.cat(waiting)
-                yield rows[done : done + len(found)], encode(found)
-                done, waiting = done + len(found), []
+                full, *waiting = torch.cat(waiting).split(batch)
+                yield rows[done : done + batch], encode(full, cells)
+                done += batch
         if waiting:
-            yield rows[done:], encode(torch.cat(waiting))
+            yield rows[done:], encode(torch.cat(waiting), cells)
 
     def _meta(self, shard: str, kind: Kind) -> Path:
         return self.folder / shard / kind / "row.json"
 
-    def _store(self, shard: str, kind: Kind, row: tuple[int, ...] = ()) -> Store:
-        """Open a file of rows, whose shape lies beside it once it is known."""
+    def _made(self, shard: str, kind: Kind, row: tuple[int, ...]) -> Store:
+        """Open a file of rows for writing, its shape beside it; hold the lock of the shard."""
+        meta = self._meta(shard, kind)
+        if not meta.exists():
+            meta.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(meta, json.dumps(list(row)))
+        store = self._store(shard, kind)
+        store.prepare()
+        return store
+
+    def _store(self, shard: str, kind: Kind) -> Store:
+        """Open a file of rows that somebody has begun to write."""
         if (shard, kind) not in self._stores:
             meta = self._meta(shard, kind)
-            if meta.exists():
-                row = tuple(json.loads(meta.read_text()))
-            else:
-                meta.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(meta, json.dumps(list(row)))
+            row = tuple(json.loads(meta.read_text()))
             records = range(int(self.starts[-1]) + 1)  # each clip is one
-            self._stores[shard, kind] = Store(meta.with_name("rows.bin"), row, ON_DISK[kind], records)
+            self._stores[shard, kind] = Store(
+                meta.with_name("rows.bin"), row, ON_DISK[kind], records
+            )
         return self._stores[shard, kind]
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.errors import DataError
-from saccade.evals.readouts import Scale
+from saccade.evals.ridge import Scale
 
 BLOCK = 2**23  # distances held at once: 64 MB for each array of them
 SAME = 1e-9  # cosines that differ by less are ties: it is rounding that tells them apart

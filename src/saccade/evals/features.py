@@ -18,6 +18,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import pairwise
 from math import isqrt
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from saccade.data.episodes import Episodes
 from saccade.errors import ConfigError, DataError
 from saccade.evals import descriptors
-from saccade.evals.clip_store import ClipStore, Encoded, Report, whole_clips
+from saccade.evals.clip_store import ClipStore, Encoded, Report, shard_name, whole_clips
 from saccade.evals.clips import Clips, read_video
 from saccade.types import Encoder
 
@@ -107,8 +108,15 @@ class EncoderReader:
 
     def prepare(self, requests: Iterable[Request]) -> None:
         """Encode every clip that is missing, each once, whichever probe asks for it."""
+        before = self.encoded
         for store, clips, cells in self._merged(requests):
             store.complete(clips, cells, self.encode, self.batch, self.report)
+        if self.encoded > before and digest_encoder(self.encoder) != self.digest:
+            raise RuntimeError(
+                f"{type(self.encoder).__name__} changed itself while it encoded; its features in "
+                f"{', '.join(str(store.folder) for store in self._stores.values())} depend on the "
+                "order of the clips: delete them, and make its forward pass leave its weights alone"
+            )
 
     def _merged(self, requests: Iterable[Request]) -> Iterator[tuple[ClipStore, Clips, bool]]:
         """Put together what is asked of each shard; those with cells come first."""
@@ -136,13 +144,16 @@ class EncoderReader:
             count = store.count_missing(clips, cells)
             if not count:
                 continue
-            few = clips.taken(np.arange(min(len(clips.start), 8)))
-            (video,) = read_video(store.whole, few._replace(episode=few.episode * 0 + few.episode[0], start=few.start * 0 + few.start[0]), self.camera, 8)  # fmt: skip
-            self.encode(video[:1])  # the first call costs more
+            (video,) = read_video(store.whole, clips.taken(np.zeros(1, int)), self.camera, 1)
+            video = video.repeat(min(len(clips.start), 8), 1, 1, 1, 1)
+            known = self.encoded, self.seconds
+            self.encode(video[:1], cells)  # the first call costs more
             began = time.perf_counter()
-            found = self.encode(video)
+            found = self.encode(video, cells)
             seconds += count * _since(began) / len(video)
-            row = found.vectors[0].numel() * 4 + (found.cells[0].numel() * 2 if cells else 0)
+            self.encoded, self.seconds = known  # that was no part of the work
+            row = found.vectors[0].numel() * 4
+            row += 0 if found.cells is None else found.cells[0].numel() * 2
             missing, size = missing + count, size + count * row
         return missing, seconds, size
 
@@ -158,11 +169,11 @@ class EncoderReader:
         self.prepare([Request(part, clips, kind == "cells")])
         store, clips = self._placed(part, clips)
         found = [
-            store.read("_".join(map(str, window.offsets)), kind, store.rows(window))
+            store.read(shard_name(window.offsets), kind, store.rows(window))
             for window in self.windows(clips)
         ]
         if self.reading == "difference":
-            found = [after - before for before, after in zip(found, found[1:], strict=False)]
+            found = [after - before for before, after in pairwise(found)]
         return torch.cat(found, -1)
 
     def windows(self, clips: Clips) -> list[Clips]:
@@ -171,7 +182,7 @@ class EncoderReader:
         if self.encoder.preprocessing.num_frames == 1:
             given = [(offset,) for offset in shown]
         elif self.encoder.preprocessing.num_frames == 2:
-            given = list(zip(shown, shown[1:], strict=False))
+            given = list(pairwise(shown))
         else:
             given = [shown]
         return [
@@ -180,11 +191,12 @@ class EncoderReader:
         ]
 
     @torch.inference_mode()
-    def encode(self, video: UInt8[Tensor, "b k 3 h w"]) -> Encoded:
+    def encode(self, video: UInt8[Tensor, "b k 3 h w"], cells: bool = False) -> Encoded:
         """Encode clips: the network's own frames, or fewer that are then repeated.
 
         Raises:
             DataError: the frames are not of the size that the encoder takes.
+            ConfigError: they cannot fill its clips, or its tokens make no cells.
         """
         began = time.perf_counter()
         encoder, shown = self.encoder, video.shape[1]
@@ -201,9 +213,12 @@ class EncoderReader:
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
             tokens = encoder(video)
         tokens = in_time(tokens.float(), shown)
-        found = Encoded(encoder.pool(tokens).cpu(), as_cells(tokens, self.grid).cpu())
+        vectors, squares = encoder.pool(tokens).cpu(), None
+        if cells:
+            seen = tokens[:, :, 1:] if encoder.pooling == "cls" else tokens  # a CLS has no place
+            squares = as_cells(seen, self.grid).cpu()
         self.encoded, self.seconds = self.encoded + len(video), self.seconds + _since(began)
-        return found
+        return Encoded(vectors, squares)
 
     @property
     def size_on_disk(self) -> int:

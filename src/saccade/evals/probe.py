@@ -13,15 +13,13 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
 
-from saccade.data.episodes import Episodes
-from saccade.errors import ConfigError, DataError
+from saccade.errors import ConfigError
 from saccade.evals import statistics
-from saccade.evals.clips import rooted
 from saccade.evals.features import Reader
+from saccade.evals.leaks import check_parts
 from saccade.evals.probes import action
-from saccade.evals.probes.base import Answer, Data, Key, Prepared, ProbeConfig, ProbeName, split_of
+from saccade.evals.probes.base import Answer, Data, Key, Prepared, ProbeConfig, ProbeName
 from saccade.evals.probes.clusters import ClustersProbe
 from saccade.evals.probes.flow import FlowProbe
 from saccade.evals.probes.order import OrderProbe
@@ -30,7 +28,6 @@ ALL: tuple[ProbeName, ...] = (
     "action", "flow", "order", "clusters", "factors", "curves", "robustness",
 )  # fmt: skip
 HEADLINE = {"action": "r2", "flow": "epe", "order": "accuracy", "clusters": "purity"}
-SAME_FRAMES = 0.05  # of an episode's moving steps, that another part may hold by accident
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +118,7 @@ def rows_of(probed: Probed, config: ProbeConfig) -> Iterator[dict[str, Any]]:
     """Write every score as the report's schema has it; None where a number is not defined."""
     who = probed.representation
     for key, (answer, table) in probed.scores.items():
-        found = statistics.bootstrap(table, answer.statistic, config.resamples, config.seed)
+        found = statistics.estimate(table, answer.statistic, config.resamples, config.seed)
         yield {
             "representation": who.name,
             "reading": who.reading,
@@ -167,13 +164,13 @@ def _compare(a: Probed, b: Probed, config: ProbeConfig) -> list[dict[str, Any]]:
     frame = label_frame(key.frame for key in a.scores)
     for key in [key for key in a.scores if key in b.scores]:
         first = key.readout in (config.readouts[0], "")
-        main = key.metric == HEADLINE.get(key.probe) and not key.condition
+        main = key.metric == HEADLINE.get(key.probe) and not key.condition and key.labels == 1
         if not (first and main and key.frame in (frame, "image", "")):
             continue
         statistic = a.scores[key].answer.statistic
         one, other = a.scores[key].table, b.scores[key].table
         found = statistics.paired_difference(one, other, statistic, config.resamples, config.seed)
-        p = statistics.paired_permutation(one, other, statistic, config.resamples, config.seed)
+        p = statistics.paired_permutation(one, other, statistic, seed=config.seed)
         where = {n: v for n, v in key._asdict().items() if n not in ("condition", "labels")}
         rows.append(
             {
@@ -198,53 +195,3 @@ def label_frame(frames: Any) -> Literal["camera", "world"]:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def check_parts(parts: Mapping[str, Episodes]) -> None:
-    """Refuse parts that share episodes or frames, or that lack one to fit, choose or report on.
-
-    Perturbed copies (``test | noise``) are of the part before the bar.
-
-    Raises:
-        DataError: it names the parts and the episode.
-    """
-    missing = {"train", "select", "test"} - set(parts)
-    if missing:
-        raise DataError(f"a probe lacks the parts {sorted(missing)}; split the episodes into them")
-    plain = {name: episodes for name, episodes in parts.items() if not split_of(name)[1]}
-    held = {name: identities(episodes) for name, episodes in plain.items()}
-    for first, second in combinations(held, 2):
-        shared = sorted(held[first] & held[second])
-        if shared:
-            raise DataError(
-                f"episode {shared[0][1]} of {shared[0][0]} is in {first!r} and in {second!r} "
-                f"({len(shared)} such); split by episode, each into one part"
-            )
-    steps = {name: [_steps(episodes, e) for e in range(len(episodes.lengths))] for name, episodes in plain.items()}  # fmt: skip
-    for first, second in combinations(plain, 2):
-        known = set().union(*steps[first])
-        for episode, moving in enumerate(steps[second]):
-            share = len(moving & known) / max(1, len(moving))
-            if share > SAME_FRAMES:
-                raise DataError(
-                    f"{share:.0%} of the moving steps of episode {episode} of {second!r} are also "
-                    f"in {first!r}: frames of one recording are in both parts; split by recording, "
-                    "never by frame"
-                )
-
-
-def identities(episodes: Episodes) -> set[tuple[str, int]]:
-    """Name every episode by the data set that holds it, whatever subsets lie between."""
-    whole, keep = rooted(episodes)
-    return {(whole.fingerprint, int(i)) for i in keep}
-
-
-def _steps(episodes: Episodes, episode: int) -> set[bytes]:
-    """Digest every step of an episode in which its state changes: recordings share hardly any."""
-    frames = np.arange(episodes.lengths[episode])
-    state, action = episodes.numbers(episode, frames)
-    if state.shape[1] == 0:
-        return set()
-    moving = (state[1:] != state[:-1]).any(1)
-    steps: Float64[np.ndarray, "t f"] = np.concatenate([state[:-1], action[:-1], state[1:]], 1)
-    return {row.tobytes() for row in steps[moving]}

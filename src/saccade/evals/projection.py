@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from saccade.errors import DataError
-from saccade.evals.readouts import Scale
+from saccade.evals.ridge import Scale
 
 MOST = 1000  # samples: some ten seconds of t-SNE
 FEWEST = 5  # points that t-SNE can be asked about

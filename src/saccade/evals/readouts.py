@@ -1,9 +1,6 @@
 """Readouts: what is fitted on frozen features. Fit on train, choose on select, predict anywhere.
 
-linear     ridge regression, solved exactly in float64 (Hoerl & Kennard, 1970):
-           W = argmin |Y - X W|^2 / n + penalty |W|^2, X standardised on train, Y centred.
-           One eigendecomposition, of X^T X or X X^T, whichever is smaller, serves every
-           penalty. Nothing is tuned by hand.
+linear     ridge regression in closed form, over all penalties (``ridge.py``)
 mlp        one hidden layer
 attentive  one learned query attends to all tokens, then a linear map
            (Bardes et al., 2024, https://arxiv.org/abs/2404.08471, in its smallest form)
@@ -16,7 +13,7 @@ accuracy), networks learn them by cross-entropy; the largest output is the answe
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,80 +21,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from saccade.evals.ridge import Fit, Ridge, Scale
+
 Readout = Literal["linear", "mlp", "attentive"]
 Loss = Callable[[Tensor, Tensor], Tensor]
-PENALTIES = tuple(10.0 ** (power / 2) for power in range(-12, 9))
 HIDDEN, BATCH, EPOCHS, PATIENCE, LR = 256, 64, 100, 10, 3e-3
-
-
-class Fit(NamedTuple):
-    """A fitted readout; ``penalty`` is None where none was chosen."""
-
-    predict: Callable[[Float[Tensor, "n *f"]], Float64[np.ndarray, "n a"]]
-    penalty: float | None
-
-
-class Scale(NamedTuple):
-    """Standardise with the training set's mean and deviation; constant features become zero."""
-
-    mean: Float[Tensor, " d"]
-    inverse: Float[Tensor, " d"]
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "*n d"]) -> "Scale":
-        """Measure every feature over all other axes."""
-        rows = x.flatten(0, -2)
-        mean, deviation = rows.mean(0), rows.std(0, correction=0)
-        alive = deviation > 1e-6 * rows.abs().amax(0)
-        return cls(mean, torch.where(alive, 1 / deviation.where(alive, 1), 0))
-
-    def __call__(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Standardise."""
-        return (x - self.mean) * self.inverse
-
-
-class Ridge:
-    """A linear readout of one set of training features, for any number of targets."""
-
-    def __init__(self, x: Float[Tensor, "n d"]) -> None:
-        n, d = x.shape
-        self.scale = Scale.of(x.double())
-        self.x = self.scale(x.double())
-        self.dual = d > n
-        gram = self.x @ self.x.mT if self.dual else self.x.mT @ self.x
-        values, self.vectors = torch.linalg.eigh(gram / n)
-        self.values = values.clamp_min(0)  # tiny negatives are rounding
-
-    def weights(
-        self, y: Float64[Tensor, "n a"], penalties: Float64[Tensor, " q"]
-    ) -> Float64[Tensor, "q d a"]:
-        """Solve for every penalty at once, for standardised features."""
-        centred = (y - y.mean(0)) / len(y)
-        right = self.vectors.mT @ (centred if self.dual else self.x.mT @ centred)
-        left = self.x.mT @ self.vectors if self.dual else self.vectors
-        return left @ (right / (self.values + penalties[:, None])[..., None])
-
-    def fit(
-        self,
-        y: Float64[np.ndarray, "n a"],
-        x_select: Float[Tensor, "m d"],
-        y_select: Float64[np.ndarray, "m a"],
-        classes: bool = False,
-    ) -> Fit:
-        """Choose the penalty that is best on the select split.
-
-        By squared error, or by accuracy and then squared error where targets are ``classes``.
-        """
-        target, wanted = torch.from_numpy(y), torch.from_numpy(y_select)
-        weights = self.weights(target, torch.tensor(PENALTIES, dtype=torch.float64))
-        guesses = self.scale(x_select.double()) @ weights + target.mean(0)
-        errors = (guesses - wanted).square().mean((1, 2))
-        if classes:
-            wrong = (guesses.argmax(2) != wanted.argmax(1)).double().mean(1)
-            errors = wrong + 1e-6 * errors
-        best = int(errors.argmin())
-        weight, bias = weights[best], target.mean(0)
-        return Fit(lambda x: (self.scale(x.double()) @ weight + bias).numpy(), PENALTIES[best])
+BLOCK = 512  # rows that are predicted at once
 
 
 class Attentive(nn.Module):
@@ -158,19 +87,33 @@ def _fit_network(
     if classes:
         of_y = Scale(torch.zeros(()), torch.ones(()))
         loss = F.cross_entropy
-    x, y = of_x(x_train.float()), of_y(torch.from_numpy(y_train)).float()
-    select = of_x(x_select.float()), of_y(torch.from_numpy(y_select)).float()
+    y, y_chosen = (of_y(torch.from_numpy(each)).float() for each in (y_train, y_select))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        network = _network(kind, x, y)
-        _descend(network, (x, y), select, loss)
+        network = _Standardised(of_x, _network(kind, x_train, y))
+        _descend(network, (x_train, y), (x_select, y_chosen), loss)
 
     def predict(features: Float[Tensor, "n *f"]) -> Float64[np.ndarray, "n *l a"]:
-        with torch.no_grad():
-            guess = network(of_x(features.float())).double()
+        guess = _outputs(network, features).double()
         return (guess / of_y.inverse.where(of_y.inverse > 0, torch.inf) + of_y.mean).numpy()
 
     return Fit(predict, None)
+
+
+class _Standardised(nn.Module):
+    """Standardise a batch as it comes: features stay in the precision that they are kept in."""
+
+    def __init__(self, scale: Scale, network: nn.Module) -> None:
+        super().__init__()
+        self.scale, self.network = scale, network
+
+    def forward(self, x: Float[Tensor, "n *f"]) -> Float[Tensor, "n *l a"]:
+        return self.network(self.scale(x.float()))
+
+
+def _outputs(network: nn.Module, x: Float[Tensor, "n *f"]) -> Float[Tensor, "n *l a"]:
+    with torch.no_grad():
+        return torch.cat([network(some) for some in x.split(BLOCK)])
 
 
 def _network(kind: Readout, x: Float[Tensor, "n *f"], y: Float[Tensor, "n *l a"]) -> nn.Module:
@@ -192,8 +135,7 @@ def _descend(
             optimizer.zero_grad()
             loss(network(train[0][rows]), train[1][rows]).backward()
             optimizer.step()
-        with torch.no_grad():
-            found = loss(network(select[0]), select[1]).item()
+        found = loss(_outputs(network, select[0]), select[1]).item()
         if found < best:
             best, kept, waited = found, copy.deepcopy(network.state_dict()), 0
         elif (waited := waited + 1) == PATIENCE:

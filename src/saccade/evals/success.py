@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 from saccade.errors import DataError
 from saccade.evals.rollouts import Key
 from saccade.evals.statistics import mcnemar, newcombe, student, wilson
-from saccade.evals.statistics import trials_needed as trials_needed
-from saccade.evals.statistics import visible as visible
 
 LEVEL = 0.05
 Outcomes = Mapping[Key, bool]

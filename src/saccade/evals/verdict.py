@@ -1,22 +1,40 @@
-"""The verdict: what the probe's rows allow one to say, and nothing more.
+"""The verdict: what the probes' rows allow one to say, and nothing more.
 
-It looks at one number, the R2 of end-effector position at one gap, read linearly on held-out
-episodes of seen tasks. A method *beats its random-init floor* when the two 95 % intervals share no
-point. A floor *wins* when it scores at least as high as the method. The whole is a success only if
-some method beats its random init and no floor of any kind wins over that method.
+The headline is one number: R2 of the end effector's position (or a hand's displacement) at one
+gap, by the first readout, on held-out episodes of seen tasks; where motion was not asked about,
+the score of the first probe. A method *beats its random-init floor* when the two 95 % intervals
+share no point. A floor *wins* when it scores at least as high as the method. The whole is a
+success only if some method beats its random init and no floor of any kind wins over that method.
+
+Methods are ranked only where the paired difference excludes 0 and survives correction; what
+overlaps is named with the number of episodes that would tell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from saccade.errors import ConfigError
-from saccade.evals.probe import label_frame
-from saccade.evals.statistics import disjoint
+from saccade.evals.board import (
+    CHANGE,
+    POSITION,
+    READ,
+    Board,
+    Question,
+    Row,
+    listed,
+    names_of,
+    question_of,
+)
+from saccade.evals.probes.base import ProbeConfig
+from saccade.evals.remarks import remarks, suspicions
 
-Row = Mapping[str, Any]
 FEW_SEEDS = 3  # below this, nothing is claimed about other seeds
+VARIANTS = {"factors": "action", "curves": "action", "robustness": "action"}
+LIMITS = (
+    "Intervals are of one comparison each; Holm p are corrected for all differences of one "
+    "question and split. A probe says nothing about success in control."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,83 +48,16 @@ class Verdict:
     details: list[str]
 
 
-class Board:
-    """The rows of one split, best first, and the paired differences between them."""
-
-    def __init__(self, rows: Sequence[Row], paired: Sequence[Row], gap: int, split: str) -> None:
-        wanted = {
-            "target": "displacement",
-            "group": "position",
-            "readout": "linear",
-            "frame": label_frame(rows),
-            "gap": gap,
-            "split": split,
-        }
-        chosen = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-        scored = [row for row in chosen if row["r2"] is not None]
-        scored.sort(key=lambda row: -row["r2"])
-        self.methods = [row for row in scored if row["kind"] == "method"]
-        self.floors = [row for row in scored if row["kind"] == "floor"]
-        self.paired = {
-            (pair["a"], pair["b"]): pair
-            for pair in paired
-            if (pair["group"], pair["gap"], pair["split"]) == ("position", gap, split)
-        }
-
-    def random_init(self, method: Row) -> Row | None:
-        """Return the method's own untrained network."""
-        own = (row for row in self.floors if row["floor_of"] == method["representation"])
-        return next(own, None)
-
-    def beats_random(self, method: Row) -> bool:
-        """Tell whether the method is above its untrained self, with disjoint intervals."""
-        floor = self.random_init(method)
-        return floor is not None and method["r2"] > floor["r2"] and _disjoint(method, floor)
-
-    def winners(self, method: Row) -> list[Row]:
-        """List the floors that score at least as high as the method."""
-        return [row for row in self.floors if row["r2"] >= method["r2"]]
-
-    def level(self, method: Row) -> list[Row]:
-        """List the floors that score lower, but are not separated from the method."""
-        lower = [row for row in self.floors if row["r2"] < method["r2"]]
-        return [row for row in lower if not self.separated(method, row)]
-
-    def separated(self, above: Row, below: Row) -> bool:
-        """Ask the paired interval, or without one whether the two own intervals are disjoint."""
-        lead = self.lead(above, below)
-        return lead[1] > 0 if lead else _disjoint(above, below)
-
-    def lead(self, a: Row, b: Row) -> tuple[float, float, float] | None:
-        """Return by how much ``a`` leads ``b`` in R2, with the paired interval."""
-        names = a["representation"], b["representation"]
-        pair = self.paired.get(names) or self.paired.get(names[::-1])
-        if pair is None or pair["low"] is None:
-            return None
-        value, low, high = pair["difference"], pair["low"], pair["high"]
-        return (value, low, high) if names in self.paired else (-value, -high, -low)
-
-    def compared(self, a: Row, b: Row) -> str:
-        """Say how far ``a`` is from ``b``, and whether that is separated from zero."""
-        lead = self.lead(a, b)
-        if lead is None:
-            return "not compared pair by pair"
-        told = f"difference {lead[0]:+.3f} [{lead[1]:+.3f}, {lead[2]:+.3f}]"
-        return f"not separated: {told}" if lead[1] <= 0 <= lead[2] else told
-
-
-def verdict(rows: Sequence[Row], paired: Sequence[Row], gap: int = 5) -> Verdict:
-    """State what the headline number shows, with its uncertainty.
+def verdict(rows: Sequence[Row], paired: Sequence[Row], config: ProbeConfig) -> Verdict:
+    """State what the headline number shows, with its uncertainty, and what the others add.
 
     Raises:
-        ConfigError: no method has the headline number.
+        ConfigError: no probe has a headline score.
     """
-    board = Board(rows, paired, gap, "test")
+    question = headline(rows, config)
+    board = Board(rows, paired, question, "test")
     if not board.methods:
-        raise ConfigError(
-            f"no method has a linear position R2 at gap {gap} on the test split; probe that gap "
-            "with the linear readout"
-        )
+        return _without_methods(rows, board, config)
     beating = [row for row in board.methods if board.beats_random(row)]
     clear = [row for row in beating if not board.winners(row)]
     return Verdict(
@@ -117,53 +68,80 @@ def verdict(rows: Sequence[Row], paired: Sequence[Row], gap: int = 5) -> Verdict
         details=[
             *_order(board),
             *_seeds(board),
-            _size(board, gap),
+            _size(board),
             *(_against_floors(board, row) for row in board.methods),
-            *_unseen(Board(rows, paired, gap, "unseen")),
-            "Intervals are not corrected for the number of comparisons, and a probe says nothing "
-            "about success in control.",
+            *_elsewhere(rows, paired, question),
+            *remarks(rows, paired, board, config),
+            *suspicions(rows, paired, board, config),
+            LIMITS,
         ],
     )
 
 
-def _disjoint(a: Row, b: Row) -> bool:
-    bounds = (a["r2_low"], a["r2_high"]), (b["r2_low"], b["r2_high"])
-    return None not in (*bounds[0], *bounds[1]) and disjoint(*bounds)
+def headline(rows: Sequence[Row], config: ProbeConfig) -> Question:
+    """Choose the question of the headline: motion, or the first probe that was asked.
 
-
-def _score(row: Row) -> str:
-    if row["r2_low"] is None:
-        return f"{row['representation']} (R2 {row['r2']:.2f}, no interval)"
-    return (
-        f"{row['representation']} (R2 {row['r2']:.2f} [{row['r2_low']:.2f}, {row['r2_high']:.2f}])"
+    Raises:
+        ConfigError: no probe has a headline score.
+    """
+    asked = [VARIANTS.get(name, name) for name in config.probes]
+    for name in ("action", *asked) if "action" in asked else asked:
+        question = question_of(rows, config, name)
+        if question is not None:
+            return question
+    raise ConfigError(
+        f"none of the probes {list(config.probes)} has a score among {len(rows)} rows; ask about "
+        "action, flow, order or clusters"
     )
 
 
-def _names(rows: Sequence[Row]) -> str:
-    names = [row["representation"] for row in rows]
-    return " and ".join(names) if len(names) < 3 else ", ".join(names[:-1]) + f" and {names[-1]}"
+def _without_methods(rows: Sequence[Row], board: Board, config: ProbeConfig) -> Verdict:
+    """Claim nothing: no encoder is trained, or none has the number."""
+    question = board.question
+    if any(row["kind"] == "method" for row in rows):
+        why = (
+            f"No method has a defined {question.score} of {question.subject} at gap "
+            f"{question.gap} on the test split, so nothing is claimed"
+        )
+    else:
+        why = "No encoder here has trained weights, so nothing is claimed about training"
+    best = f"; the best of the floors is {board.scored(board.floors[0])}" if board.floors else ""
+    return Verdict(
+        sentence=f"{why}{best}.",
+        success=False,
+        beats_random=[],
+        order=[],
+        details=[
+            *([_size(board)] if board.floors else []),
+            *suspicions(rows, [], board, config),
+            LIMITS,
+        ],
+    )
 
 
 def _headline(board: Board, beating: Sequence[Row], clear: Sequence[Row]) -> str:
     leader = (clear or beating or board.methods)[0]
     own, winners = board.random_init(leader), board.winners(leader)
-    score = f"{_score(leader)} against {_score(own) if own else 'no random-init floor'}"
+    score = f"{board.scored(leader)} against {board.scored(own) if own else 'no random-init floor'}"
+    good = "well" if board.lower else "high"
     if not beating:
         floors = [row for row in winners if row is not own]
         return (
             "No success: no pretrained encoder beats its own random-init floor with disjoint 95 % "
             f"intervals; the best is {score}"
-            + (f"; {_names(floors)} scored at least as high." if floors else ".")
+            + (f"; {names_of(floors)} scored at least as {good}." if floors else ".")
         )
     if not clear:
         return (
             f"No success: {_beat(beating)}, but without pretraining "
-            f"{' and '.join(map(_score, winners))} scored at least as high as {score}."
+            f"{listed([board.scored(row) for row in winners])} scored at least as {good} as "
+            f"{score}."
         )
     level = board.level(leader)
     return (
-        f"Pretraining helped here: {_beat(clear)}, and no floor scored as high; the best is {score}"
-        + (f", not separated from {_names(level)}." if level else ".")
+        f"Pretraining helped here: {_beat(clear)}, and no floor scored as {good}; the best is "
+        f"{score}"
+        + (f", not separated from {names_of(level)}." if level else ".")
         + _rest(board, beating, clear)
     )
 
@@ -174,15 +152,16 @@ def _rest(board: Board, beating: Sequence[Row], clear: Sequence[Row]) -> str:
     failing = [row for row in board.methods if row not in beating]
     told = ""
     if overtaken:
-        floors = _names(board.winners(overtaken[0]))
-        told += f" {_beat(overtaken)} too, but {floors} scored at least as high."
+        floors = names_of(board.winners(overtaken[0]))
+        good = "well" if board.lower else "high"
+        told += f" {_beat(overtaken)} too, but {floors} scored at least as {good}."
     if failing:
-        told += f" {_names(failing)} {_do(failing, 'does', 'do')} not beat random init."
+        told += f" {names_of(failing)} {_do(failing, 'does', 'do')} not beat random init."
     return told
 
 
 def _beat(rows: Sequence[Row]) -> str:
-    return f"{_names(rows)} {_do(rows, 'beats its', 'beat their')} own random-init floor"
+    return f"{names_of(rows)} {_do(rows, 'beats its', 'beat their')} own random-init floor"
 
 
 def _do(rows: Sequence[Row], one: str, many: str) -> str:
@@ -190,13 +169,23 @@ def _do(rows: Sequence[Row], one: str, many: str) -> str:
 
 
 def _order(board: Board) -> list[str]:
+    """Compare neighbours, and say who else may be the best."""
     if len(board.methods) < 2:
         return []
-    steps = [
-        f"{a['representation']} over {b['representation']} ({board.compared(a, b)})"
-        for a, b in pairwise(board.methods)
-    ]
-    return [f"Order of the methods: {', '.join(steps)}."]
+    told = f"Order of the methods on {_place(board.split)}: {_steps(board)}."
+    leader, *others = board.methods
+    level = [row for row in others if not board.separated(leader, row)]
+    if level and len(others) > 1:
+        told += f" Not separated from the first, {leader['representation']}: {names_of(level)}."
+    return [told]
+
+
+def _steps(board: Board) -> str:
+    return "; ".join(board.compared(a, b) for a, b in pairwise(board.methods))
+
+
+def _place(split: str) -> str:
+    return {"test": "seen tasks", "unseen": "unseen tasks"}.get(split, f"the data set {split}")
 
 
 def _seeds(board: Board) -> list[str]:
@@ -207,24 +196,61 @@ def _seeds(board: Board) -> list[str]:
     return [f"With {trained} per method, no claim across seeds is made."]
 
 
-def _size(board: Board, gap: int) -> str:
-    row = board.methods[0]
+def _size(board: Board) -> str:
+    question, rows = board.question, board.methods or board.floors
+    score = question.score[0].upper() + question.score[1:]
+    seeds = f"training seeds: {min(len(row['seeds']) for row in rows)}; " if board.methods else ""
     return (
-        f"R2 of end-effector displacement ({row['frame']} frame) {gap} steps ahead, read linearly "
-        f"from frozen features, on {row['episodes']} held-out episodes ({row['windows']} pairs) of "
-        f"seen tasks; training seeds: {min(len(r['seeds']) for r in board.methods)}; 95 % "
-        "intervals over episodes."
+        f"{score} of {question.subject} {question.gap} steps ahead, {READ[question.readout]}, on "
+        f"{rows[0]['episodes']} held-out episodes ({rows[0]['samples']} samples) of seen tasks; "
+        f"{seeds}95 % intervals over episodes."
     )
 
 
 def _against_floors(board: Board, method: Row) -> str:
-    ranks = [f"{_score(row)}, {board.compared(method, row)}" for row in board.floors]
-    return f"{_score(method)} against the floors: {'; '.join(ranks) or 'none was probed'}."
+    """Compare with its own untrained network, with what the documents lacked, then with others."""
+    own = board.random_init(method)
+    first = [own, board.floor(CHANGE), board.floor(POSITION)]
+    others = [row for row in board.floors if row["floor_of"] is None and row not in first]
+    strange = [row for row in board.floors if row["floor_of"] is not None and row is not own][:1]
+    ranks = [board.briefly(method, row) for row in (*first, *others, *strange) if row is not None]
+    return f"{board.scored(method)} against the floors: {'; '.join(ranks) or 'none was probed'}."
 
 
-def _unseen(board: Board) -> list[str]:
-    if not board.methods:
-        return ["No held-out task was probed, so nothing is said about new tasks."]
-    best = board.floors[:1]
-    floor = f"; the best floor there is {_score(best[0])}" if best else ""
-    return [f"On unseen tasks: {', '.join(map(_score, board.methods))}{floor}."]
+def _elsewhere(rows: Sequence[Row], paired: Sequence[Row], question: Question) -> list[str]:
+    """Say what holds on unseen tasks, then on other data sets."""
+    there = dict.fromkeys(row["split"] for row in rows if row["split"] != "test")
+    told = []
+    for split in ("unseen", *(name for name in there if name != "unseen")):
+        board = Board(rows, paired, question, split)
+        if board.methods:
+            told.append(_away(board))
+        elif split == "unseen":
+            told.append("No held-out task was probed, so nothing is said about new tasks.")
+    return told
+
+
+def _away(board: Board) -> str:
+    scores = ", ".join(map(board.scored, board.methods))
+    parts = [f"On {_place(board.split)}: {scores}"]
+    if len(board.methods) > 1:
+        parts.append(_steps(board))
+    change, best = board.floor(CHANGE), board.floors[:1]
+    if change is not None:
+        parts.append(_over(board, change))
+    if best and best[0] is not change:
+        parts.append(f"the best floor there is {board.scored(best[0])}")
+    return "; ".join(parts) + f" ({board.methods[0]['episodes']} episodes)."
+
+
+def _over(board: Board, floor: Row) -> str:
+    """Say which methods are above a floor."""
+    above = [row for row in board.methods if board.separated(row, floor)]
+    name, count = board.scored(floor), len(board.methods)
+    if above:
+        left = [row for row in board.methods if row not in above]
+        told = f"{names_of(above)} {_do(above, 'exceeds', 'exceed')} {name}"
+        return told + (f", {names_of(left)} {_do(left, 'does', 'do')} not" if left else "")
+    if count == 1:
+        return f"{names_of(board.methods)} does not exceed {name}"
+    return f"{'neither' if count == 2 else 'none'} exceeds {name}"

@@ -38,7 +38,7 @@ STRENGTH = (1.0, 0.6, 0.38, 0.22)  # of the bars of each series
 class Place(NamedTuple):
     """Where a row lies along the axis of a line figure, and what is written there."""
 
-    at: float
+    at: float | int
     label: str
 
 
@@ -196,7 +196,7 @@ def ablation(cells: Sequence[Cell], title: str) -> Markup:
     return draw(f"ablation {title}", size, f"{title}: {spoken}", paint)
 
 
-def _marked(index: int, size: float) -> dict[str, Any]:
+def _marked(index: int, size: float | int) -> dict[str, Any]:
     token, marker = hue(index)
     colour = METHODS[int(token.removeprefix("method"))]
     full = index < len(METHODS) * len(MARKERS) // 2

@@ -189,10 +189,13 @@ def _confusions(results: Results, look: Mapping[str, Look]) -> list[Markup]:
         table
         for table in tables
         if all(table[key] == finest[key] for key in ("probe", "target", "split", "gap"))
-        and (style := look.get(table["representation"]))
-        and style.filled
+        and _is_method(table["representation"], look)
     ]
     return [evidence_figures.confusion(table) for table in asked[:MOST_PANELS]]
+
+
+def _is_method(name: str, look: Mapping[str, Look]) -> bool:
+    return name in look and look[name].filled
 
 
 def _planes(

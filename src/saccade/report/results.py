@@ -9,6 +9,7 @@ objective that they belong to and are only ever compared with its own baseline.
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -360,9 +361,12 @@ def _check(value: Any, kind: Any, where: str) -> None:
         _expect(accepts(value), value, expected, where)
 
 
+hints = cache(get_type_hints)
+
+
 def _check_record(value: Any, kind: Any, where: str) -> None:
     _expect(isinstance(value, dict), value, "an object", where)
-    for name, inner in get_type_hints(kind).items():
+    for name, inner in hints(kind).items():
         place = f"{where}.{name}".lstrip(".")
         if name in value:
             _check(value[name], inner, place)

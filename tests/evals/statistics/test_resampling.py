@@ -100,7 +100,6 @@ def apart(statistic: st.Statistic) -> Callable:
         pytest.param(episodes_of_order, alone(st.accuracy), 0.7, id="accuracy"),
         pytest.param(episodes_of_flow, alone(st.mean_error), 1.5, id="mean error"),
         pytest.param(episodes_of_motion, apart(st.r2), 0.3, id="difference of r2"),
-        pytest.param(episodes_of_order, apart(st.accuracy), 0.1, id="difference of accuracy"),
         pytest.param(
             episodes_of_flow,
             lambda a, b, seed: st.paired_ratio(a, b, st.mean_error, 500, seed),
@@ -328,7 +327,7 @@ def test_permutations_repeat_a_method_of_fewer_seeds() -> None:
     assert st.paired_permutation(b, a, st.mean_error) == expected
 
 
-@pytest.mark.parametrize(("episodes", "permutations"), [(10, 1024), (20, 499)])
+@pytest.mark.parametrize(("episodes", "permutations"), [(8, 256), (20, 299)])
 def test_p_is_uniform_where_there_is_no_difference(episodes: int, permutations: int) -> None:
     rng, found = np.random.default_rng(0), np.zeros(REPEATS)
     for repeat in range(REPEATS):

@@ -26,7 +26,8 @@ from saccade.evals import statistics
 from saccade.evals.clips import Clips, enumerate_clips
 from saccade.evals.features import Reader, Request, StateReader
 from saccade.evals.probes.base import FITTED, Answer, Data, Key, ProbeConfig, split_of
-from saccade.evals.readouts import Readout, Ridge, fitter
+from saccade.evals.readouts import Readout, fitter
+from saccade.evals.ridge import Ridge
 from saccade.evals.targets import Labelled, Target, check_alike, targets
 
 FACTORS = ("no motion shown", "beyond position", "beyond appearance")
@@ -195,8 +196,8 @@ class ActionProbe:
         self, x: Features, truth: list[Values], chosen: Bool[np.ndarray, " n"] | None = None
     ) -> list[Guess]:
         """Fit a ridge to every target, on all or on the chosen training clips."""
-        rows = slice(None) if chosen is None else chosen
-        ridge = Ridge(x["train"][torch.from_numpy(rows) if chosen is not None else rows])
+        rows = np.arange(len(x["train"])) if chosen is None else np.flatnonzero(chosen)
+        ridge = Ridge(x["train"] if chosen is None else x["train"][torch.from_numpy(rows)])
         guesses = []
         for i, values in enumerate(truth):
             fitted = ridge.fit(values["train"][rows], x["select"], values["select"])
@@ -289,5 +290,3 @@ def prepared(data: Data, config: ProbeConfig) -> ActionProbe:
             "action, factors and curves"
         )
     return ActionProbe(data, config)
-
-

@@ -2,7 +2,7 @@
 
 A probe is prepared once (it chooses clips and labels them), then put to every reader: trained
 encoders, their untrained networks, and floors, all through the same code. An answer holds sums
-per episode, from which values, intervals and paired differences follow (``evals/statistics.py``).
+per episode, from which values, intervals and paired differences follow (``evals/statistics``).
 """
 
 from collections.abc import Iterator, Mapping

@@ -9,8 +9,8 @@
     nmi         of k-means with as many clusters as labels (Strehl & Ghosh, 2002)
     silhouette  mean over clips (Rousseeuw, 1987)
 
-Features are standardised on the clips that are compared. Tasks differ in appearance, so a picture of the
-first frame may tell them; the condition ``first frame only`` measures that.
+Features are standardised on the clips that are compared. Tasks differ in appearance, so a picture
+of the first frame may tell them; the condition ``first frame only`` measures that.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,8 +20,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from saccade.data.episodes import Episodes
-from saccade.errors import DataError
+from saccade.data.episodes import Episodes, state_groups
 from saccade.evals import clusters, statistics
 from saccade.evals.clips import Clips, enumerate_clips
 from saccade.evals.features import Reader, Request
@@ -110,9 +109,7 @@ class ClustersProbe:
                 "clusters", labels.target, "", "", "", self.config.main_gap, part, condition, 1.0,
                 metric,
             )  # fmt: skip
-            yield Answer(
-                key, sums, statistic, samples=len(label), chance=chance, dims=x.shape[-1]
-            )
+            yield Answer(key, sums, statistic, samples=len(label), chance=chance, dims=x.shape[-1])
 
 
 def by_task(episodes: Episodes, clips: Clips) -> Labelled | None:
@@ -127,10 +124,10 @@ def by_task(episodes: Episodes, clips: Clips) -> Labelled | None:
 
 def by_behaviour(episodes: Episodes, clips: Clips, camera: str) -> Labelled | None:
     """Label clips by what the end effector did, where the data set says where that was."""
-    try:
-        found = targets(episodes, clips, camera, Labels()).targets
-    except DataError:  # no end effector is named
+    axes = len(state_groups(episodes.state_names).get("position", ()))
+    if axes == 0 or axes % 3:
         return None
+    found = targets(episodes, clips, camera, Labels()).targets
     position = next((t for t in found if t.group == "position" and t.values.shape[1] == 3), None)
     if position is None or len(position.values) < len(clips.start):
         return None
@@ -141,4 +138,3 @@ def by_behaviour(episodes: Episodes, clips: Clips, camera: str) -> Labelled | No
     still = STILL * float(np.median(np.linalg.norm(position.values, axis=1)))
     label, names = clusters.motion_labels(position.values, grip, still)
     return Labelled("behaviour", label, names)
-

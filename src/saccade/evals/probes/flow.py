@@ -27,8 +27,9 @@ from saccade.evals import statistics
 from saccade.evals.clips import Clips, enumerate_clips, read_video
 from saccade.evals.descriptors import cell_flow, dis_flow
 from saccade.evals.features import Reader, Request
-from saccade.evals.probes.base import Answer, Data, Key, ProbeConfig, split_of
-from saccade.evals.readouts import Fit, Readout, fitter
+from saccade.evals.probes.base import FITTED, Answer, Data, Key, ProbeConfig, split_of
+from saccade.evals.readouts import Readout, fitter
+from saccade.evals.ridge import Fit
 
 PICTURED, APART = 6, 5  # clips that are drawn, and places in the order of motion between them
 ROWS = 16_000  # of cells that a readout is fitted on, chosen by seed
@@ -49,13 +50,19 @@ class FlowProbe:
 
     def __init__(self, data: Data, config: ProbeConfig) -> None:
         self.data, self.config = data, config
-        self.target = source_of(data.parts["train"], data.camera)
+        plain = {part: e for part, e in data.parts.items() if not split_of(part)[1]}
+        self.target = source_of(plain, data.camera)
         gap = config.main_gap
+        known = {
+            part: self._label(enumerate_clips(e, (0, gap), config.stride, config.most), e)
+            for part, e in plain.items()
+        }
+        # perturbed pictures move as the clean ones do; shifted ones do so at another place
         self.asked: dict[int, dict[str, Flowing]] = {
             gap: {
-                part: self._label(enumerate_clips(e, (0, gap), config.stride, config.most), e)
-                for part, e in data.parts.items()
-                if not split_of(part)[1].startswith(SHIFT)  # flow lies elsewhere in the picture
+                part: known[split_of(part)[0]]
+                for part in data.parts
+                if not split_of(part)[1].startswith(SHIFT)
             }
         }
 
@@ -88,30 +95,37 @@ class FlowProbe:
                     guess = np.zeros_like(parts[part].flow)
                     yield from self._scored(guess, part, gap, self.config.readouts[0])
                 continue
-            x = {}
-            for part, flowing in parts.items():
-                cells = reader.cells(part, flowing.clips)
-                if cells is None:
-                    return
-                x[part] = fitted_grid(cells, self.config.cells)
             for readout in self.config.readouts_at(gap):
-                fitted = self._fit(x, parts, readout, seed)
+                fitted = self._fit(reader, parts, readout, seed)
+                if fitted is None:
+                    return
                 for part in self._reported(gap):
-                    guess = self._predict(fitted, x[part], readout)
-                    dims, penalty = x[part].shape[-1], fitted.penalty
+                    x = self._cells(reader, part, parts[part])
+                    assert x is not None, "a reader has cells of all parts or of none"
+                    guess = self._predict(fitted, x, readout)
+                    dims, penalty = x.shape[-1], fitted.penalty
                     yield from self._scored(guess, part, gap, readout, dims, penalty)
 
+    def _cells(
+        self, reader: Reader, part: str, flowing: Flowing
+    ) -> Float[Tensor, "n g g d"] | None:
+        """Read one part at a time: cells take much memory."""
+        cells = reader.cells(part, flowing.clips)
+        return None if cells is None else fitted_grid(cells, self.config.cells)
+
     def _fit(
-        self, x: Mapping[str, Tensor], parts: Mapping[str, Flowing], readout: Readout, seed: int
-    ) -> Fit:
+        self, reader: Reader, parts: Mapping[str, Flowing], readout: Readout, seed: int
+    ) -> Fit | None:
         """Fit on a sample of cells, or on whole clips where cells attend to each other."""
         rng = np.random.default_rng((self.config.seed, seed))
-        drawn = {
-            part: self._sample(x[part], parts[part].flow, readout, rng)
-            for part in ("train", "select")
-        }
-        fit = fitter(readout, drawn["train"][0], seed)
-        return fit(drawn["train"][1], *drawn["select"])
+        drawn = []
+        for part in FITTED:
+            x = self._cells(reader, part, parts[part])
+            if x is None:
+                return None
+            drawn.append(self._sample(x, parts[part].flow, readout, rng))
+        (x, y), select = drawn
+        return fitter(readout, x, seed)(y, *select)
 
     def _sample(
         self,
@@ -180,13 +194,17 @@ class FlowProbe:
                 )  # fmt: skip
 
 
-def source_of(episodes: Episodes, camera: str) -> str:
+def source_of(parts: Mapping[str, Episodes], camera: str) -> str:
     """Say where the flow comes from: the simulator, if it told about every episode.
 
     Raises:
         DataError: it told about some episodes and not about others.
     """
-    told = [episodes.truth(e, camera) is not None for e in range(len(episodes.lengths))]
+    told = [
+        episodes.truth(e, camera) is not None
+        for episodes in parts.values()
+        for e in range(len(episodes.lengths))
+    ]
     if any(told) and not all(told):
         raise DataError(
             f"{sum(told)} of {len(told)} episodes have the simulator's depth and motion; collect "

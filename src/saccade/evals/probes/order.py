@@ -67,7 +67,8 @@ class OrderProbe:
 
     def _clips(self, offsets: tuple[int, ...]) -> dict[str, Clips]:
         config = self.config
-        most = config.most // (2 if len(offsets) == 2 else 6)  # each is shown in every order
+        orders = 2 if len(offsets) == 2 else len(FOUR)  # each clip is shown in all of them
+        most = max(1, config.most // orders) if config.most else 0
         return {
             part: enumerate_clips(episodes, offsets, config.stride, most)
             for part, episodes in self.data.parts.items()
@@ -108,7 +109,10 @@ class OrderProbe:
                 return
             x[part] = found
         count = len(shuffled.orders)
-        truth = {part: np.repeat(np.arange(count), len(clips.start)) for part, clips in shuffled.clips.items()}  # fmt: skip
+        truth = {
+            part: np.repeat(np.arange(count), len(clips.start))
+            for part, clips in shuffled.clips.items()
+        }
         one_hot = {part: np.eye(count)[label] for part, label in truth.items()}
         fit = fitter(readout, x["train"], seed, classes=True)
         fitted = fit(one_hot["train"], x["select"], one_hot["select"])

@@ -1,0 +1,220 @@
+"""Is a recording in two parts of a split? Refuse it, whatever disguise the recording comes in.
+
+    the same episode     of one data set, seen through any number of subsets
+    the same steps       a copy under another index or in another data set, or overlapping pieces:
+                         states and commands agree to the last bit while the arm moves
+    between frames       frames of one recording dealt to two parts: moments of one episode lie
+                         between successive moments of another, half-way along its path
+    continued            a recording cut into pieces: one begins, in full motion, just where and
+                         as fast as another ends
+
+The last two look at states that change smoothly, in units of their own steps. Honest episodes
+start alike, stand still, or end at the same place, but do not run within half a step of each
+other for most of their way, half a step out of time; nor do they begin in the middle of another's
+motion. A leak of recordings that never move, or that have no states, is not seen.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.spatial import KDTree
+
+from saccade.data.episodes import Episodes
+from saccade.errors import DataError
+from saccade.evals.clips import rooted
+from saccade.evals.probes.base import split_of
+
+SAME = 0.05  # of an episode's moving steps, that another part may hold by accident
+BETWEEN = 0.6  # squared distance to both neighbours, of the squared step between these
+BETWEEN_SHARE = 0.6  # of an episode's brisk moments that lie between those of one other
+BRISK = 0.5  # of an episode's typical step: below it, its arm rests
+FEWEST = 5  # brisk moments that can tell anything
+LOOKED_AT = 64  # brisk moments of an episode
+NEAR = 4  # steps of other episodes that are compared with a moment
+SEARCHED = 6  # dimensions that neighbours are searched in; they are compared in all
+SMOOTH = 0.5  # step of a number, of its spread: one that jumps about more is noise
+CONTINUES = 0.5  # of a step, between where an episode begins and where another would have gone on
+CONTINUED_SHARE = 0.1  # of the episodes of a part, and two at least
+
+
+class Path(NamedTuple):
+    """States of an episode in units of a typical step."""
+
+    states: Float64[np.ndarray, "t s"]
+    steps: set[bytes]  # digests of those in which the state changes
+
+    @property
+    def strides(self) -> Float64[np.ndarray, " _"]:
+        """How far each step goes."""
+        return np.linalg.norm(np.diff(self.states, axis=0), axis=1)
+
+
+def check_parts(parts: Mapping[str, Episodes]) -> None:
+    """Refuse parts that share episodes or frames, or that lack one to fit, choose or report on.
+
+    Perturbed copies (``test | noise``) are of the part before the bar.
+
+    Raises:
+        DataError: it names the parts and the episode.
+    """
+    missing = {"train", "select", "test"} - set(parts)
+    if missing:
+        raise DataError(f"a probe lacks the parts {sorted(missing)}; split the episodes into them")
+    plain = {name: episodes for name, episodes in parts.items() if not split_of(name)[1]}
+    held = {name: identities(episodes) for name, episodes in plain.items()}
+    for first, second in combinations(held, 2):
+        shared = sorted(held[first] & held[second])
+        if shared:
+            raise DataError(
+                f"episode {shared[0][1]} of {shared[0][0]} is in {first!r} and in {second!r} "
+                f"({len(shared)} such); split by episode, each into one part"
+            )
+    paths = {name: _paths(episodes) for name, episodes in plain.items()}
+    for first, second in combinations(plain, 2):
+        _check_same(first, paths[first], second, paths[second])
+        scaled = _in_steps(paths[first], paths[second])
+        if scaled is not None:
+            _check_between(first, scaled[0], second, scaled[1])
+            _check_between(second, scaled[1], first, scaled[0])
+            _check_continued(first, scaled[0], second, scaled[1])
+
+
+def identities(episodes: Episodes) -> set[tuple[str, int]]:
+    """Name every episode by the data set that holds it, whatever subsets lie between."""
+    whole, keep = rooted(episodes)
+    return {(whole.fingerprint, int(i)) for i in keep}
+
+
+def _paths(episodes: Episodes) -> list[Path]:
+    """Read the states of every episode, and digest every step in which they change."""
+    found = []
+    for episode, length in enumerate(episodes.lengths):
+        state, action = episodes.numbers(episode, np.arange(length))
+        moving = (state[1:] != state[:-1]).any(1)
+        steps = np.concatenate([state[:-1], action[:-1], state[1:]], 1)[moving]
+        found.append(Path(state.astype(np.float64), {row.tobytes() for row in steps}))
+    return found
+
+
+def _check_same(first: str, known: list[Path], second: str, asked: list[Path]) -> None:
+    """Look for steps that agree to the last bit."""
+    steps = set().union(*(path.steps for path in known))
+    for episode, path in enumerate(asked):
+        share = len(path.steps & steps) / max(1, len(path.steps))
+        if share > SAME:
+            raise _leak(
+                f"{share:.0%} of the moving steps of episode {episode} of {second!r} are also in "
+                f"{first!r}"
+            )
+
+
+def _in_steps(first: list[Path], second: list[Path]) -> tuple[list[Path], list[Path]] | None:
+    """Keep the numbers that change smoothly, in units of their typical step; None if none does."""
+    every = [*first, *second]
+    if len({path.states.shape[1] for path in every}) != 1 or not every[0].states.shape[1]:
+        return None
+    states = np.concatenate([path.states for path in every])
+    moves = np.concatenate([np.diff(path.states, axis=0) for path in every])
+    if not len(moves) or not np.isfinite(states).all():
+        return None
+    typical, spread = np.sqrt((moves**2).mean(0)), states.std(0)
+    kept = (typical > 0) & (typical < SMOOTH * spread)
+    if not kept.any():
+        return None
+    one, other = (
+        [Path(path.states[:, kept] / typical[kept], path.steps) for path in paths]
+        for paths in (first, second)
+    )
+    return one, other
+
+
+def _check_between(first: str, known: list[Path], second: str, asked: list[Path]) -> None:
+    """Look for episodes whose moments lie between successive moments of one other."""
+    before = np.concatenate([path.states[:-1] for path in known])
+    after = np.concatenate([path.states[1:] for path in known])
+    owner = np.repeat(np.arange(len(known)), [max(0, len(path.states) - 1) for path in known])
+    if not len(owner):
+        return
+    seen = _seen(before.shape[1])
+    tree = KDTree((before + after) @ seen / 2)
+    gaps = ((after - before) ** 2).sum(1)
+    for episode, path in enumerate(asked):
+        moments = _brisk(path)
+        if len(moments) < FEWEST:
+            continue
+        here = path.states[moments]
+        _, near = tree.query(here @ seen, k=min(NEAR, len(owner)))
+        near = near.reshape(len(here), -1)
+        far = np.maximum(
+            ((here[:, None] - before[near]) ** 2).sum(2),
+            ((here[:, None] - after[near]) ** 2).sum(2),
+        )
+        between = (far < BETWEEN * gaps[near]) & (gaps[near] > 0)
+        of = [set(owner[row[hit]].tolist()) for row, hit in zip(near, between, strict=True)]
+        counts = np.bincount([o for owners in of for o in owners], minlength=1)
+        share = counts.max() / len(moments)
+        if share > BETWEEN_SHARE:
+            raise _leak(
+                f"{share:.0%} of the moments of episode {episode} of {second!r} at which it moves "
+                f"lie between successive moments of episode {counts.argmax()} of {first!r}"
+            )
+
+
+def _check_continued(first: str, known: list[Path], second: str, asked: list[Path]) -> None:
+    """Look for episodes that begin where others end, both in motion."""
+    for (before, earlier), (after, later) in (
+        ((first, known), (second, asked)),
+        ((second, asked), (first, known)),
+    ):
+        ends = [i for i, path in enumerate(earlier) if _moves(path, -1)]
+        begins = [i for i, path in enumerate(later) if _moves(path, 0)]
+        if not ends or not begins:
+            continue
+        last = np.stack([earlier[i].states[-2:] for i in ends])
+        step = last[:, 1] - last[:, 0]
+        tree = KDTree(last[:, 1] + step)
+        starts = np.stack([later[i].states[:2] for i in begins])
+        _, near = tree.query(starts[:, 0])
+        length = np.linalg.norm(step[near], axis=1)
+        there = np.linalg.norm(starts[:, 0] - (last[:, 1] + step)[near], axis=1)
+        turned = np.linalg.norm(starts[:, 1] - starts[:, 0] - step[near], axis=1)
+        hits = np.flatnonzero((there < CONTINUES * length) & (turned < CONTINUES * length))
+        if len(hits) >= max(2, CONTINUED_SHARE * min(len(earlier), len(later))):
+            raise _leak(
+                f"{len(hits)} episodes of {after!r} go on, in motion, where one of {before!r} ends "
+                f"(episode {begins[hits[0]]} after episode {ends[near[hits[0]]]})"
+            )
+
+
+def _brisk(path: Path) -> Int64[np.ndarray, " m"]:
+    """Choose moments at which an episode moves."""
+    strides = path.strides
+    if not len(strides) or not strides.any():
+        return np.empty(0, np.int64)
+    moves = np.flatnonzero(strides > BRISK * np.sqrt((strides**2).mean()))
+    if len(moves) > LOOKED_AT:
+        moves = moves[np.linspace(0, len(moves) - 1, LOOKED_AT).astype(int)]
+    return moves
+
+
+def _moves(path: Path, end: int) -> bool:
+    """Say whether an episode is in full motion at its beginning (0) or end (-1)."""
+    strides = path.strides
+    return len(strides) >= FEWEST and bool(strides[end] > BRISK * np.sqrt((strides**2).mean()))
+
+
+def _seen(dims: int) -> Float64[np.ndarray, "s k"]:
+    """Return what turns states into a few directions of them, always the same ones."""
+    if dims <= SEARCHED:
+        return np.eye(dims)
+    drawn = np.random.default_rng(0).standard_normal((dims, SEARCHED))
+    return np.linalg.qr(drawn)[0]
+
+
+def _leak(found: str) -> DataError:
+    return DataError(
+        f"{found}: frames of one recording are in both parts; split by recording, never by frame"
+    )
