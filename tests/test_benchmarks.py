@@ -1,14 +1,14 @@
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+from tests.children import Child, script
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -25,14 +25,9 @@ def train_step(timing: ModuleType) -> ModuleType:
 
 
 def run(name: str, *options: str) -> dict[str, Any]:
-    """Run a benchmark; return its only line."""
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / name), *options],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    """Run a benchmark in a process of its own; return its only line."""
+    with TemporaryDirectory() as folder:
+        done = Child(Path(folder), script, BENCHMARKS / name, *options).wait()
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     return json.loads(line)

@@ -1,6 +1,7 @@
 import errno
 import importlib
 import json
+import os
 import re
 import shlex
 import signal
@@ -16,6 +17,8 @@ import tyro
 from saccade import __version__, cli
 from saccade.commands.common import load_recipe
 from saccade.errors import DataError
+from tests import children
+from tests.children import Child
 from tests.conftest import Outcome, held, wait_for_lines
 
 Saccade = Callable[..., Outcome]
@@ -176,10 +179,25 @@ def test_a_mistake_of_the_program_is_not_dressed_up(
         saccade("report")
 
 
+def as_torchrun(*args: str) -> None:
+    """Do what ``torchrun --standalone --nproc-per-node 2`` does, with forked processes."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=str(os.getpid()),
+        start_method="fork",
+    )
+    codes = elastic_launch(config, cli.main)(list(args))
+    assert codes == {0: 0, 1: 0}
+
+
 def test_two_processes_train_as_one(debug_run: Path, tmp_path: Path) -> None:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launch, "-m", "saccade.cli", *train(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = Child(tmp_path, as_torchrun, *train(tmp_path / "run")).wait()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held-out loss") == 1  # one rank speaks
     ours, alone = metrics(tmp_path / "run"), metrics(debug_run)
@@ -192,12 +210,11 @@ def test_a_run_that_was_told_to_stop_is_resumed_without_a_trace(
     saccade: Saccade, tmp_path: Path
 ) -> None:
     stopped, whole = (train(tmp_path / name, *LONGER) for name in ("stopped", "whole"))
-    command = [sys.executable, "-m", "saccade.cli", *stopped]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        wait_for_lines(tmp_path / "stopped" / "metrics.jsonl", 5)
-        child.send_signal(signal.SIGTERM)
-        _, told = child.communicate(timeout=60)
-    assert child.returncode == 75, told
+    child = Child(tmp_path, children.command, *stopped)
+    wait_for_lines(tmp_path / "stopped" / "metrics.jsonl", 5)
+    os.kill(child.pid, signal.SIGTERM)
+    code, _, told = child.wait()
+    assert code == 75, told
     assert re.search(r"^error\[75\]: SIGTERM came; \d+ of 30 steps are done", told, re.MULTILINE)
     assert not (tmp_path / "stopped" / "result.json").exists()
     assert saccade(*stopped, "--resume").code == 0

@@ -1,11 +1,10 @@
 """The examples run as they are, without arguments."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.children import Child, script
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAID = {
@@ -20,17 +19,13 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_an_example_runs_and_says_what_it_should(name: str, tmp_path: Path) -> None:
+def test_an_example_runs_and_says_what_it_should(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = EXAMPLES / f"{name}.py"
     assert len(path.read_text().splitlines()) <= 60
-    done = subprocess.run(
-        [sys.executable, str(path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
-        check=False,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = Child(tmp_path, script, path, env={"TMPDIR": str(tmp_path)}).wait()
     assert done.returncode == 0, done.stderr
     for words in SAID[name]:
         assert words in done.stdout

@@ -3,8 +3,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +12,13 @@ import pytest
 import tyro
 
 from saccade.commands import ablate
+from saccade.experiments import evidence
 from saccade.experiments.cells import Axis
 from saccade.experiments.training import Training
 from saccade.recipes.ablations import AXES
 from saccade.train.log import Progress
+from tests import children
+from tests.children import Child
 from tests.conftest import Outcome, wait_for_lines
 
 Saccade = Callable[..., Outcome]
@@ -41,14 +42,10 @@ def train_here(*args: str, progress: Callable[[Progress], None] | None = None) -
 
 def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [*MAE, "--axes", "mask_ratio=0.9", "--budget", "160", "--out", str(tmp_path)]
-    shell = [sys.executable, "-m", "saccade.cli", *command, "--jobs", "1"]
-    with subprocess.Popen(
-        shell, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
-        wait_for_lines(tmp_path / "train/video-mae_strong/seed-0/metrics.jsonl", 4)
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate(timeout=60)
-    assert child.returncode == -signal.SIGKILL
+    child = Child(tmp_path, children.command, *command, "--jobs", "1")
+    wait_for_lines(tmp_path / "train/video-mae_strong/seed-0/metrics.jsonl", 4)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert child.wait().returncode == -signal.SIGKILL
     assert not finished(tmp_path)
     notes: list[str] = []
     train_here(*command, progress=lambda progress: notes.append(progress.note))
@@ -80,6 +77,7 @@ def faster(training: Training, value: str) -> Training:
 def test_what_diverged_is_listed_at_the_end_with_its_code(
     saccade: Saccade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evidence, "write_report", lambda *_: None)  # the ablation replaces it
     rate = Axis(
         name="rate",
         about="Rate.",
@@ -100,6 +98,7 @@ def test_what_diverged_is_listed_at_the_end_with_its_code(
     assert re.search(r"mask_ratio +│ 0\.9 +│ [+-]", done.out)  # the others have their table
     assert "p is corrected by Holm" in done.out
     assert f"report: {tmp_path / 'report.html'}" in done.out
+    assert (tmp_path / "report.html").is_file()
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["commands"] == [f"saccade {' '.join(command)}"]
     assert {row["cell"] for row in results["ablation"]} == {"video-mae strong mask_ratio=0.9"}

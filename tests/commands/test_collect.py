@@ -15,7 +15,7 @@ SMALL = (
 )
 
 
-def test_a_collection_is_made_once(saccade: Saccade, tmp_path: Path) -> None:
+def test_a_collection_is_made_once(saccade: Saccade, quick_workers: None, tmp_path: Path) -> None:
     out = tmp_path / "data"
     first = saccade(*SMALL, "--out", out)
     assert (first.code, first.out) == (0, f"2 episodes, 12 frames in {out}\n")

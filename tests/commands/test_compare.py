@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from saccade.commands.compare import names
+from tests import children
+from tests.children import Child
 from tests.conftest import COMPARE, Outcome, wait_for_lines
 
 Saccade = Callable[..., Outcome]
@@ -43,7 +45,7 @@ def test_the_same_command_again_probes_again_and_trains_nothing(
         assert name in done.out
 
 
-def test_an_interrupted_comparison_saves_and_goes_on(saccade: Saccade, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_saves_and_goes_on(tmp_path: Path) -> None:
     command = shlex.split(
         "compare single_stream:debug --seeds 1 --budget 160 --jobs 2 "
         f"--probe.gaps 1 --probe.stride 8 --probe.resamples 20 --out {tmp_path}"
@@ -59,9 +61,9 @@ def test_an_interrupted_comparison_saves_and_goes_on(saccade: Saccade, tmp_path:
     saved = re.search(r"^single-stream, seed 0: .* came; (\d+) of 20 steps", told, re.MULTILINE)
     assert saved is not None, told
     assert not finished(tmp_path)
-    done = saccade(*command)
-    assert done.code == 0
-    assert f"resumed from step {saved[1]} of 20" in done.err
+    done = Child(tmp_path, children.command, *command).wait()
+    assert done.returncode == 0, done.stderr
+    assert f"resumed from step {saved[1]} of 20" in done.stderr
     assert finished(tmp_path).keys() == {"single-stream"}
     assert (tmp_path / "report.html").is_file()
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from saccade.config import to_dict
 from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.evals.probe import ProbeConfig
 from saccade.recipes import demo, single_stream, two_stream, video_mae
+from saccade.sim import collect
 from saccade.sim.metaworld import find_tasks, instruction
 from tests.conftest import Outcome, train_here, write_lerobot
 from tests.fixtures.rlds import write_droid
@@ -35,8 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def collected(tmp_path: Path, small: None) -> Path:
     """A demonstration of two tasks, collected (in the toy world) and trained before."""
     config = demo.collection(tmp_path / "data")
-    settings = {k: v for k, v in to_dict(config).items() if k not in ("type", "out", "workers")}
-    settings["tasks"] = [f"{task}-v3" for task in config.tasks]
+    settings = collect._settings(collect.checked(config))
     write_lerobot(config.out, tuple(map(instruction, config.tasks)), episodes=3)
     record = {"settings": settings, "given_up": []}
     (config.out / "collection.json").write_text(json.dumps(record))
@@ -76,7 +75,7 @@ def test_the_held_out_tasks_are_collected_and_never_trained_on(tmp_path: Path) -
 
 
 def test_it_runs_on_other_data_by_changing_data_alone(
-    saccade: Saccade, small: None, tmp_path: Path
+    saccade: Saccade, small: None, quick_workers: None, tmp_path: Path
 ) -> None:
     data, out = write_droid(tmp_path / "set"), tmp_path / "out"
     done = saccade("demo", "--data", data, "--out", out)

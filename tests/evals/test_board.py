@@ -69,6 +69,12 @@ def test_what_does_not_survive_correction_is_not_separated() -> None:
     assert "not after correction for all comparisons, Holm p 0.200" in found.compared(
         *found.methods
     )
+    rows.append(floor("copy", 0.5))
+    weak = board(rows, [pair("A", "copy", 0.12, p_holm=0.2)])
+    assert weak.briefly(weak.methods[0], weak.floors[0]) == (
+        "copy (R2 0.50 [0.45, 0.55]): better by 0.12 [0.08, 0.16], but not after correction, "
+        "Holm p 0.200"
+    )
     assert board(rows, [pair("A", "B", 0.05, p_holm=0.05)]).separated(*found.methods)
 
 
@@ -87,6 +93,18 @@ def test_without_a_pair_only_disjoint_intervals_separate() -> None:
     a, b, c = found.methods
     assert (found.separated(a, b), found.separated(a, c)) == (False, True)
     assert "not compared pair by pair (overlapping intervals)" in found.compared(a, b)
+
+
+@pytest.mark.parametrize(
+    ("question", "name"),
+    [(FLOW | {"target": "DIS"}, "flow histogram"), (CLUSTERS, "task only")],
+)
+def test_a_floor_made_of_the_label_is_none(question: dict, name: str) -> None:
+    rows = [row("A", 0.5, **question), floor(name, 1.0, **question), floor("copy", 1, **question)]
+    found = board(rows, [], question["probe"])
+    assert [r["representation"] for r in found.floors] == ["copy"]
+    action = board([row("A", 0.5), floor(name, 0.4)], [])
+    assert [r["representation"] for r in action.floors] == [name]
 
 
 def test_a_score_without_a_value_does_not_answer() -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.evals.readouts import PENALTIES, Attentive, Readout, Ridge, Scale, fitter
+from saccade.evals.readouts import Attentive, Readout, fitter
+from saccade.evals.ridge import PENALTIES, Ridge, Scale
 
 
 def linear_data(

@@ -33,7 +33,7 @@ def test_a_floor_that_wins_is_named_and_takes_the_success_away() -> None:
     assert found.beats_random == ["A"]
     assert found.sentence.startswith("No success: A beats its own random-init floor, but")
     assert "raw pixel change (R2 0.70 [0.65, 0.75]) scored at least as high as A" in found.sentence
-    assert "raw pixel change (R2 0.70 [0.65, 0.75]): worse by -0.08 [-0.12, -0.04]" in told(found)
+    assert "raw pixel change (R2 0.70 [0.65, 0.75]): worse by 0.08 [0.04, 0.12]" in told(found)
     assert "Suspicious: on seen tasks raw pixel change scored at least as well" in told(found)
 
 
@@ -54,7 +54,7 @@ def test_overlapping_intervals_are_no_success_even_if_the_pairs_are_separated() 
     assert not found.success
     assert found.beats_random == []
     assert found.sentence.startswith("No success: no pretrained encoder beats its own random-init")
-    assert "better by +0.08 [+0.04, +0.12], Holm p 0.001" in told(found)
+    assert "better by 0.08 [0.04, 0.12], Holm p 0.001" in told(found)
 
 
 def test_a_random_init_that_scores_higher_is_not_beaten_by_disjoint_intervals() -> None:

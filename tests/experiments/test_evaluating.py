@@ -15,6 +15,8 @@ from saccade.experiments.evaluating import Evaluation, Played
 from saccade.experiments.success_rates import SETTINGS, load
 from tests.evals.toy_scenes import PROTOCOL, SeekerConfig, ToySuite
 
+pytestmark = pytest.mark.usefixtures("quick_workers")
+
 BASE = Evaluation(
     suite=ToySuite(broken={}),
     name="seeker",
@@ -30,7 +32,9 @@ def run(evaluation: Evaluation, folder: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def whole(
+    quick_workers: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     """An evaluation with two videos, by two workers. Read only."""
     folder = tmp_path_factory.mktemp("evaluations") / "whole"
     return folder, run(replace(BASE, workers=2, videos=1), folder)

@@ -50,15 +50,13 @@ def test_training_leaves_a_world_model_and_says_what_copying_and_shuffling_cost(
 
 
 def test_a_stopped_training_goes_on_to_the_same_numbers(trained: Path, tmp_path: Path) -> None:
-    training = debug()
-    training.run(tmp_path)
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     for step in (tmp_path / "checkpoints").iterdir():
         if step.name.lstrip("step-0") != "10":
-            for file in step.iterdir():
-                file.unlink()
-            step.rmdir()
+            shutil.rmtree(step)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
-    training.run(tmp_path, resume=True)
+    shutil.rmtree(tmp_path / "world_model")
+    debug().run(tmp_path, resume=True)
     names = ("metrics.jsonl", "world_model/model.safetensors")
     assert all((tmp_path / n).read_bytes() == (trained / n).read_bytes() for n in names)
 

@@ -24,6 +24,8 @@ from saccade.sim.crew import Job, Progress, Slot
 from saccade.sim.metaworld import MetaWorld
 from tests.sim.digests import content
 
+pytestmark = pytest.mark.usefixtures("quick_workers")  # one test below spawns
+
 SMALL: dict[str, Any] = {
     "tasks": ("reach", "push"),
     "episodes": 2,
@@ -35,7 +37,7 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(quick_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole") / "data"
     collect(CollectConfig(out=root, **SMALL))
     return root

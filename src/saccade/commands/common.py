@@ -20,7 +20,9 @@ from saccade.config import Config
 from saccade.data.episodes import Episodes
 from saccade.data.formats import configure
 from saccade.errors import ConfigError
+from saccade.experiments.asking import LEFT_OUT
 from saccade.experiments.training import Training
+from saccade.report.terminal import summary_tables
 from saccade.train.checkpoint import lock
 from saccade.train.distributed import rank_and_world
 
@@ -135,39 +137,14 @@ def command_line(verb: str, args: list[str]) -> str:
 
 
 def show_results(results: dict[str, Any], folder: Path) -> None:
-    """Print the verdict, the table of the headline number, and where the report is."""
-    gap = 5 if 5 in results["budget"]["probe"]["gaps"] else results["budget"]["probe"]["gaps"][0]
-    frame = results["data"]["label_frame"]
-    rows = [
-        row
-        for row in results["probes"]
-        if (row["gap"], row["group"], row["frame"], row["readout"])
-        == (gap, "position", frame, results["budget"]["probe"]["readouts"][0])
-    ]
-    table = Table(
-        "representation", "kind", "R2, held-out episodes", "R2, held-out tasks", header_style="bold"
-    )
-    scores = {(row["representation"], row["split"]): score(row) for row in rows}
-    seen = sorted(
-        (row for row in rows if row["split"] == "test"),
-        key=lambda row: -(row["r2"] if row["r2"] is not None else float("inf")),
-    )
-    for row in seen:
-        name = row["representation"]
-        table.add_row(name, row["kind"], scores[name, "test"], scores.get((name, "unseen"), "-"))
+    """Print the summary, the verdict, what was left out, and where the report is."""
     columns = os.environ.get("COLUMNS")
     console = Console(width=int(columns) if columns else None if sys.stdout.isatty() else 110)
-    console.print(f"\nEnd-effector displacement over {gap} steps, linear readout, 95 % intervals:")
-    console.print(table)
+    console.print()
+    for table in summary_tables(results, console.width):
+        console.print(table)
     console.print(f"\nVerdict: {results['verdict']['sentence']}", highlight=False)
-    console.print("\n".join(results["verdict"]["details"][:3]) + "\n", highlight=False)
+    details = results["verdict"]["details"]
+    told = [*details[:3], *(line for line in details[3:] if line.startswith(LEFT_OUT))]
+    console.print("\n".join(told) + "\n", highlight=False)
     print(f"report: {(folder / 'report.html').resolve()}")
-
-
-def score(row: dict[str, Any]) -> str:
-    """Put a value and its interval into one cell."""
-    if row["r2"] is None:
-        return "-"
-    if row["r2_low"] is None:
-        return f"{row['r2']:.3f}"
-    return f"{row['r2']:.3f} [{row['r2_low']:.3f}, {row['r2_high']:.3f}]"

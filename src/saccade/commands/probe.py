@@ -1,6 +1,6 @@
 """``saccade probe``."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +10,8 @@ from rich.table import Table
 
 from saccade.commands.common import command_line, data_set, say, show_results
 from saccade.errors import ConfigError
-from saccade.evals.probe import ALL
 from saccade.evals.probes.base import ProbeConfig, ProbeName
-from saccade.experiments.probing import Probing, estimate, offline
+from saccade.experiments.probing import Probing, chosen, estimate, offline
 from saccade.experiments.source import SourceConfig
 from saccade.experiments.views import Transfer
 from saccade.models.published.catalogue import ENTRIES
@@ -35,12 +34,13 @@ class Command:
         encoders: what to ask.
         data: data set of any format (`saccade data formats`).
         out: folder of results.json, report.html and tables.
-        probes: action, flow, order, clusters, factors, curves, robustness, or all.
+        probes: action, flow, order, clusters, factors, curves, robustness; all asks those that
+            the data can answer, and says which it cannot.
         weights: folder with the weights of named encoders, by their names, or those of the one.
         data_options: options of its reader, like state=joint.
         camera: camera to look through; empty takes the first.
         held_out_tasks: instructions of tasks that only the report may see.
-        transfer: other data sets, to report on what was fitted on this one.
+        transfer: other data sets, to report on what was fitted on this one; NAME=PATH names one.
         transfer_options: options of their reader.
         transfer_camera: the camera of the others; empty takes the first.
         split_seed: decides which episodes go where; use that of the training.
@@ -86,20 +86,7 @@ def main(args: list[str]) -> int:
 
 def configured(command: Command) -> Probing:
     """Return what the command asks for."""
-    config = command.probe
-    if "all" in command.probes:
-        config = replace(config, probes=ALL)
-    elif command.probes:
-        config = replace(config, probes=tuple(p for p in ALL if p in command.probes))
-    transfers = tuple(
-        Transfer(
-            name=Path(uri.rstrip("/")).name,
-            source=SourceConfig(
-                episodes=data_set(uri, command.transfer_options), camera=command.transfer_camera
-            ),
-        )
-        for uri in command.transfer
-    )
+    config, optional = chosen(command.probes, command.probe)
     return Probing(
         encoders=offline(command.encoders, command.weights),
         source=SourceConfig(
@@ -109,7 +96,19 @@ def configured(command: Command) -> Probing:
             split_seed=command.split_seed,
         ),
         probe=config,
-        transfers=transfers,
+        transfers=tuple(_transfer(given, command) for given in command.transfer),
+        optional=optional,
+    )
+
+
+def _transfer(given: str, command: Command) -> Transfer:
+    """Read URI, whose last part is the name, or NAME=URI."""
+    name, equals, uri = given.partition("=")
+    if not equals or "/" in name:
+        name, uri = Path(given.rstrip("/")).name, given
+    episodes = data_set(uri, command.transfer_options)
+    return Transfer(
+        name=name, source=SourceConfig(episodes=episodes, camera=command.transfer_camera)
     )
 
 

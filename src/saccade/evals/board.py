@@ -6,6 +6,9 @@ Every lead is turned so that more is better, whether the metric is a score or an
 
 Two answers are *separated* if the interval of their paired difference excludes 0 and, where a
 corrected p is known, that is at most 0.05; without a pair, if their own intervals are disjoint.
+
+A floor that is made of the label itself (the task's name where tasks are told apart, estimated
+flow where that is the target) is no floor of that question.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +23,7 @@ Row = Mapping[str, Any]
 SURE = 0.05  # a corrected p above it separates nothing
 CHANGE, POSITION = "raw pixel change", "position only"  # the floors that the documents lacked
 FIRST = ("displacement", "two orders", "task", "position", "hand", "all cells")  # where asked
+LABELS = {("flow", "DIS"): "flow histogram", ("clusters", "task"): "task only"}
 METRICS = {"r2": "R2", "epe": "EPE"}
 SUBJECTS = {
     ("action", "displacement"): "end-effector displacement",
@@ -119,7 +123,9 @@ class Board:
         self.lower = bool(scored) and scored[0]["better"] == "lower"
         scored.sort(key=self.oriented, reverse=True)
         self.methods = [row for row in scored if row["kind"] == "method"]
-        self.floors = [row for row in scored if row["kind"] == "floor"]
+        trivial = LABELS.get((question.probe, question.target))
+        floors = [row for row in scored if row["kind"] == "floor"]
+        self.floors = [row for row in floors if row["representation"] != trivial]
         self.paired = {
             (pair["a"], pair["b"]): pair
             for pair in paired
@@ -128,7 +134,7 @@ class Board:
 
     def oriented(self, row: Row) -> float:
         """Return a value of which more is better."""
-        return -row["value"] if self.lower else row["value"]
+        return float(-row["value"] if self.lower else row["value"])
 
     def under(self, name: str, condition: str, labels: float = 1.0) -> Row | None:
         """Return what a representation scores under a condition, or with fewer labels."""
@@ -213,12 +219,13 @@ class Board:
         lead, told = self.lead(method, floor), self.scored(floor)
         if lead is None:
             return f"{told}, not compared pair by pair"
-        difference = bounded(*lead[:3], signed=True) + holm_text(lead)
-        if lead.clear:
-            return f"{told}: better by {difference}"
+        side = "better" if lead.low > 0 else "worse"
         if lead.high < 0:
-            return f"{told}: worse by {difference}"
-        return f"{told}: not separated, {difference}"
+            lead = Lead(-lead.value, -lead.high, -lead.low, lead.p_holm)
+        if lead.low > 0:
+            after = "" if lead.clear else ", but not after correction"
+            return f"{told}: {side} by {bounded(*lead[:3])}{after}{holm_text(lead)}"
+        return f"{told}: not separated, {bounded(*lead[:3], signed=True)}"
 
 
 def read_linearly(rows: Sequence[Row], paired: Sequence[Row], board: Board) -> Board:

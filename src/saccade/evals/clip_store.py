@@ -114,10 +114,10 @@ class ClipStore:
                     put[kind](some[new].tolist(), values[new])
                 report(f"encoded {len(some)} clips of shape {shard}")
 
-    def count_missing(self, wanted: Clips, cells: bool) -> int:
-        """Count the clips of one shard that are not there yet."""
+    def missing(self, wanted: Clips, cells: bool) -> set[int]:
+        """Return the rows of the clips of one shard that are not there yet."""
         kinds: tuple[Kind, ...] = ("vectors", "cells") if cells else ("vectors",)
-        return len(self._missing(shard_name(wanted.offsets), kinds, np.unique(self.rows(wanted))))
+        return set(self._missing(shard_name(wanted.offsets), kinds, np.unique(self.rows(wanted))))
 
     def _missing(
         self, shard: str, kinds: tuple[Kind, ...], rows: Int64[np.ndarray, " r"]
@@ -196,7 +196,8 @@ def whole_clips(episodes: Episodes, clips: Clips) -> tuple[Episodes, Clips]:
 
 def _stored(values: Tensor, kind: Kind, rows: Int64[np.ndarray, " b"]) -> np.ndarray:
     """Return the numbers as the file holds them."""
-    stored = values.detach().float().cpu().numpy().astype(ON_DISK[kind])
+    with np.errstate(over="ignore"):  # what half precision cannot hold is found below
+        stored = values.detach().float().cpu().numpy().astype(ON_DISK[kind])
     bad = ~np.isfinite(stored).reshape(len(stored), -1).all(1)
     if bad.any():
         raise NumericError(

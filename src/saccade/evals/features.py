@@ -140,9 +140,12 @@ class EncoderReader:
         Encodes a few clips to find out.
         """
         missing, seconds, size = 0, 0.0, 0
+        counted: dict[tuple[Path, tuple[int, ...]], set[int]] = {}
         for store, clips, cells in self._merged(requests):
-            count = store.count_missing(clips, cells)
-            if not count:
+            before = counted.setdefault((store.folder, clips.offsets), set())
+            new = store.missing(clips, cells) - before  # those with cells came first
+            before |= new
+            if not (count := len(new)):
                 continue
             (video,) = read_video(store.whole, clips.taken(np.zeros(1, int)), self.camera, 1)
             video = video.repeat(min(len(clips.start), 8), 1, 1, 1, 1)
@@ -257,7 +260,7 @@ def in_time(tokens: Float[Tensor, "b u n d"], shown: int) -> Float[Tensor, "b k 
     return reduce(tokens, "b (k r) n d -> b k n d", "mean", k=shown if steps > shown else steps)
 
 
-def as_cells(tokens: Float[Tensor, "b k n d"], grid: int) -> Float[Tensor, "b g g d"]:
+def as_cells(tokens: Float[Tensor, "b k n d"], grid: int) -> Float[Tensor, "b g g k*d"]:
     """Average tokens over the cells of a grid, time steps side by side.
 
     Raises:

@@ -4,7 +4,7 @@
     the same steps       a copy under another index or in another data set, or overlapping pieces:
                          states and commands agree to the last bit while the arm moves
     between frames       frames of one recording dealt to two parts: moments of one episode lie
-                         between successive moments of another, half-way along its path
+                         between successive moments of another that is as far on its way
     continued            a recording cut into pieces: one begins, in full motion, just where and
                          as fast as another ends
 
@@ -14,12 +14,13 @@ other for most of their way, half a step out of time; nor do they begin in the m
 motion. A leak of recordings that never move, or that have no states, is not seen.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from scipy.spatial import KDTree
 
 from saccade.data.episodes import Episodes
@@ -29,15 +30,17 @@ from saccade.evals.probes.base import split_of
 
 SAME = 0.05  # of an episode's moving steps, that another part may hold by accident
 BETWEEN = 0.6  # squared distance to both neighbours, of the squared step between these
-BETWEEN_SHARE = 0.6  # of an episode's brisk moments that lie between those of one other
+BETWEEN_SHARE = 0.75  # of an episode's brisk moments that lie between those of one other
 BRISK = 0.5  # of an episode's typical step: below it, its arm rests
-FEWEST = 5  # brisk moments that can tell anything
+FEWEST = 10  # brisk moments that can tell anything
 LOOKED_AT = 64  # brisk moments of an episode
 NEAR = 4  # steps of other episodes that are compared with a moment
 SEARCHED = 6  # dimensions that neighbours are searched in; they are compared in all
 SMOOTH = 0.5  # step of a number, of its spread: one that jumps about more is noise
 CONTINUES = 0.5  # of a step, between where an episode begins and where another would have gone on
-CONTINUED_SHARE = 0.1  # of the episodes of a part, and two at least
+LEAKING = 0.25  # of the episodes of a part: fewer look alike by accident
+IN_TIME = 0.05  # of an episode: frames of one recording lie as far into either part of it
+CONTINUED_SHARE = 0.1  # the same, of episodes that begin where others end; two at least
 
 
 class Path(NamedTuple):
@@ -135,12 +138,15 @@ def _check_between(first: str, known: list[Path], second: str, asked: list[Path]
     """Look for episodes whose moments lie between successive moments of one other."""
     before = np.concatenate([path.states[:-1] for path in known])
     after = np.concatenate([path.states[1:] for path in known])
-    owner = np.repeat(np.arange(len(known)), [max(0, len(path.states) - 1) for path in known])
+    counts = [max(0, len(path.states) - 1) for path in known]
+    owner = np.repeat(np.arange(len(known)), counts)
+    when = np.concatenate([(np.arange(count) + 1) / (count + 1) for count in counts])
     if not len(owner):
         return
     seen = _seen(before.shape[1])
     tree = KDTree((before + after) @ seen / 2)
     gaps = ((after - before) ** 2).sum(1)
+    found: dict[int, str] = {}
     for episode, path in enumerate(asked):
         moments = _brisk(path)
         if len(moments) < FEWEST:
@@ -152,15 +158,34 @@ def _check_between(first: str, known: list[Path], second: str, asked: list[Path]
             ((here[:, None] - before[near]) ** 2).sum(2),
             ((here[:, None] - after[near]) ** 2).sum(2),
         )
-        between = (far < BETWEEN * gaps[near]) & (gaps[near] > 0)
-        of = [set(owner[row[hit]].tolist()) for row, hit in zip(near, between, strict=True)]
-        counts = np.bincount([o for owners in of for o in owners], minlength=1)
-        share = counts.max() / len(moments)
-        if share > BETWEEN_SHARE:
-            raise _leak(
-                f"{share:.0%} of the moments of episode {episode} of {second!r} at which it moves "
-                f"lie between successive moments of episode {counts.argmax()} of {first!r}"
-            )
+        late = np.abs(when[near] - (moments[:, None] + 0.5) / len(path.states))
+        between = (
+            (far < BETWEEN * gaps[near])
+            & (gaps[near] > 0)
+            & (late < IN_TIME + 1 / len(path.states))
+        )
+        for of in np.unique(owner[near[between]]).tolist():
+            share = _in_order(near, between & (owner[near] == of)) / len(moments)
+            if share > BETWEEN_SHARE:
+                found[episode] = (
+                    f"{share:.0%} of the moments of episode {episode} of {second!r} at which it "
+                    f"moves lie between successive moments of episode {of} of {first!r}"
+                )
+    if len(found) > LEAKING * len(asked):
+        raise _leak(
+            f"{next(iter(found.values()))}, and so for {len(found)} of {len(asked)} episodes"
+        )
+
+
+def _in_order(near: Int64[np.ndarray, "m k"], hit: Bool[np.ndarray, "m k"]) -> int:
+    """Count moments that lie between others as time goes on: the longest run never going back."""
+    ends: list[int] = []  # the smallest last step of a run of each length (patience sorting)
+    for steps, hits in zip(near, hit, strict=True):
+        if hits.any():
+            step = int(steps[hits][0])  # the nearest
+            place = bisect_right(ends, step)
+            ends[place : place + 1] = [step]
+    return len(ends)
 
 
 def _check_continued(first: str, known: list[Path], second: str, asked: list[Path]) -> None:
@@ -177,7 +202,7 @@ def _check_continued(first: str, known: list[Path], second: str, asked: list[Pat
         step = last[:, 1] - last[:, 0]
         tree = KDTree(last[:, 1] + step)
         starts = np.stack([later[i].states[:2] for i in begins])
-        _, near = tree.query(starts[:, 0])
+        near = np.asarray(tree.query(starts[:, 0])[1])
         length = np.linalg.norm(step[near], axis=1)
         there = np.linalg.norm(starts[:, 0] - (last[:, 1] + step)[near], axis=1)
         turned = np.linalg.norm(starts[:, 1] - starts[:, 0] - step[near], axis=1)
@@ -203,7 +228,7 @@ def _brisk(path: Path) -> Int64[np.ndarray, " m"]:
 def _moves(path: Path, end: int) -> bool:
     """Say whether an episode is in full motion at its beginning (0) or end (-1)."""
     strides = path.strides
-    return len(strides) >= FEWEST and bool(strides[end] > BRISK * np.sqrt((strides**2).mean()))
+    return len(strides) >= 2 and bool(strides[end] > BRISK * np.sqrt((strides**2).mean()))
 
 
 def _seen(dims: int) -> Float64[np.ndarray, "s k"]:

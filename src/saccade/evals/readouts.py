@@ -128,7 +128,7 @@ def _descend(
     network: nn.Module, train: tuple[Tensor, Tensor], select: tuple[Tensor, Tensor], loss: Loss
 ) -> None:
     """Minimise the loss with early stopping; leave the best weights in place."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(network.parameters(), LR, weight_decay=0.05, fused=True)
     best, kept, waited = float("inf"), network.state_dict(), 0
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(train[0])).split(BATCH):

@@ -235,7 +235,7 @@ def _static(rows: Sequence[Row], paired: Sequence[Row], config: ProbeConfig) -> 
     same = [
         f"{row['representation']} ({shown(static)} against {shown(row)})"
         for row, static in found
-        if static and not (board.beats(row, static) and apart(row, static))
+        if static and above_chance(row) and not (board.beats(row, static) and apart(row, static))
     ]
     if not same:
         return []
@@ -251,7 +251,13 @@ def _motionless(board: Board) -> list[str]:
     ]
     if not same:
         return []
-    return [f"Suspicious: {names_of(same)} scores no clearly lower where no motion is shown."]
+    verb = "is" if len(same) == 1 else "are"
+    return [f"Suspicious: {names_of(same)} {verb} not clearly worse where no motion is shown."]
+
+
+def above_chance(row: Row) -> bool:
+    """Tell whether an interval lies above what knowing nothing scores."""
+    return row["low"] is not None and row["low"] > (row["chance"] or 0)
 
 
 def _too_good(rows: Sequence[Row]) -> list[str]:

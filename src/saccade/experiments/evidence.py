@@ -12,7 +12,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,21 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from saccade.checkpoint import write_atomic
 from saccade.data.files.index import cache_folder
 from saccade.evals.criteria import criteria
-from saccade.evals.features import EncoderReader, floors, readings
-from saccade.evals.probe import (
-    COPY,
-    Probed,
-    Representation,
-    compare,
-    label_frame,
-    prepare,
-    probe,
-    rows_of,
-)
-from saccade.evals.probes.base import Data, Prepared, ProbeConfig
+from saccade.evals.features import EncoderReader, Reading, Views, floors, readings
+from saccade.evals.probe import COPY, Representation, compare, label_frame, rows_of
+from saccade.evals.probes.base import Data, ProbeConfig, ProbeName
 from saccade.evals.verdict import verdict
 from saccade.experiments import looks
-from saccade.experiments.parallel import default_jobs
+from saccade.experiments.asking import CountingReader, ask, askable, encode
 from saccade.experiments.source import Report, SourceConfig
 from saccade.experiments.views import Sizes, Transfer, sizes_of_parts
 from saccade.report.page import write_report
@@ -86,6 +76,7 @@ class Question:
         source: the data set and its split.
         probe: what to ask.
         transfers: other data sets to report on.
+        optional: probes to leave out, and to say so, where the data cannot answer them.
         samples: training samples of every run; 0 where nothing was trained.
         seeds: training seeds.
         seconds: how long the steps before this one took.
@@ -96,6 +87,7 @@ class Question:
     source: SourceConfig
     probe: ProbeConfig
     transfers: Sequence[Transfer] = ()
+    optional: Sequence[ProbeName] = ()
     samples: int = 0
     seeds: int = 1
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -114,9 +106,12 @@ def measure(
     sizes = Sizes(question.source, config, question.transfers, report=report)
     size = min(sizes.size_of(subject.encoder) for subject in subjects)
     data, opened = sizes.labels(size), sizes.at(size)
-    prepared = prepare(data, config)
-    groups = [*_groups(subjects, sizes, config, report), _floors(opened.views, data, config)]
-    asked = ask(groups, prepared, config, report)
+    config, prepared, left_out = askable(data, config, question.optional)
+    for told in left_out:
+        report(told)
+    groups = [*_groups(subjects, sizes, config), *_floors(opened.views, data, config)]
+    encode(groups, prepared)
+    asked = ask(groups, prepared, config)
     rows = [row for each in asked for row in rows_of(each, config)]
     paired = compare(asked, config)
     found = verdict(rows, paired, config)
@@ -129,7 +124,10 @@ def measure(
         "machine": machine(),
         "commit": commit(),
         "data": {
-            "path": str(getattr(question.source.episodes, "root", "") or type(question.source.episodes).__name__),
+            "path": str(
+                getattr(question.source.episodes, "root", "")
+                or type(question.source.episodes).__name__
+            ),
             "image_size": size,
             "fingerprint": opened.parts.whole.fingerprint,
             "fps": opened.parts.whole.fps,
@@ -156,7 +154,7 @@ def measure(
         "verdict": {
             "sentence": found.sentence,
             "success": found.success,
-            "details": found.details,
+            "details": [*found.details, *left_out],
         },
         "criteria": criteria(rows, paired, asked, config),
         **looks.record(asked, prepared, data, config, folder),
@@ -167,26 +165,8 @@ def measure(
     return results
 
 
-def ask(
-    groups: Sequence[Sequence[Representation]],
-    prepared: Mapping[str, Prepared],
-    config: ProbeConfig,
-    report: Report,
-) -> list[Probed]:
-    """Put the probes to every representation; those of a group share an encoder's features."""
-
-    def one(group: Sequence[Representation]) -> list[Probed]:
-        return [probe(each, prepared, config, report) for each in group]
-
-    # One thread per group: small networks gain little from a second one.
-    with ThreadPoolExecutor(
-        default_jobs(), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        return [probed for group in pool.map(one, groups) for probed in group]
-
-
 def _groups(
-    subjects: Sequence[Subject], sizes: Sizes, config: ProbeConfig, report: Report
+    subjects: Sequence[Subject], sizes: Sizes, config: ProbeConfig
 ) -> Iterator[list[Representation]]:
     """Yield the representations of each subject: trained, then untrained, in every reading."""
     for trained in (True, False):
@@ -194,7 +174,7 @@ def _groups(
             encoders = subject.trained if trained else subject.untrained
             if encoders:
                 yield [
-                    read_from(subject, encoders, reading, sizes, config, report)
+                    read_from(subject, encoders, reading, sizes, config)
                     for reading in readings(subject.encoder)
                 ]
 
@@ -202,10 +182,9 @@ def _groups(
 def read_from(
     subject: Subject,
     encoders: Mapping[int, Encoder],
-    reading: Any,
+    reading: Reading,
     sizes: Sizes,
     config: ProbeConfig,
-    report: Report = lambda _: None,
 ) -> Representation:
     """Return a subject's encoders, read in one way, as what the probes are put to."""
     opened = sizes.of(subject.encoder)
@@ -218,7 +197,7 @@ def read_from(
         name=name if method else f"{name}, random {'init' if own else 'weights'}",
         kind="method" if method else "floor",
         readers={
-            seed: EncoderReader(
+            seed: CountingReader(
                 encoder,
                 reading,
                 opened.views,
@@ -226,7 +205,6 @@ def read_from(
                 store,
                 grid=config.cells,
                 precision=config.precision,
-                report=report,
             )
             for seed, encoder in encoders.items()
         },
@@ -235,18 +213,15 @@ def read_from(
     )
 
 
-def _floors(views: Any, data: Data, config: ProbeConfig) -> list[Representation]:
+def _floors(views: Views, data: Data, config: ProbeConfig) -> list[list[Representation]]:
     """Return the floors that need no network, and that of no motion."""
-    plain = [
-        Representation(name=name, kind="floor", readers={0: reader})
+    return [
+        [Representation(name=name, kind="floor", readers={0: reader})]
         for name, reader in floors(views, data.camera, config.cells).items()
-    ]
-    return [*plain, COPY]
+    ] + [[COPY]]
 
 
-def model_record(
-    subject: Subject, groups: Sequence[Sequence[Representation]]
-) -> dict[str, Any]:
+def model_record(subject: Subject, groups: Sequence[Sequence[Representation]]) -> dict[str, Any]:
     """Return a model's entry of the results, with what its features cost."""
     encoder = subject.encoder
     own = {id(each) for each in (subject.trained or subject.untrained).values()}

@@ -57,9 +57,7 @@ def record(
     return found
 
 
-def _confusions(
-    probed: Probed, order: OrderProbe, config: ProbeConfig
-) -> list[dict[str, Any]]:
+def _confusions(probed: Probed, order: OrderProbe, config: ProbeConfig) -> list[dict[str, Any]]:
     """Return how often each order was taken for which, by the first readout."""
     return [
         {
@@ -115,7 +113,9 @@ def _flow_pictures(
     ((_, parts),) = flow.asked.items()
     flowing, rows = parts["test"], flow.pictured
     clips = flowing.clips.taken(rows)
-    video = np.concatenate([v.numpy() for v in read_video(data.parts["test"], clips, data.camera, 64)])
+    video = np.concatenate(
+        [v.numpy() for v in read_video(data.parts["test"], clips, data.camera, 64)]
+    )
     shown = {f"true ({flow.target})": flowing.flow[rows]}
     shown |= {
         probed.representation.name: scored.answer.drawn
@@ -129,7 +129,8 @@ def _flow_pictures(
     place = folder / "pictures"
     place.mkdir(parents=True, exist_ok=True)
     found = {}
-    for number, (name, values) in enumerate({"first frame": frames[0], "last frame": frames[1], **shown}.items()):  # fmt: skip
+    every = {"first frame": frames[0], "last frame": frames[1], **shown}
+    for number, (name, values) in enumerate(every.items()):
         tiles = values if values.dtype == np.uint8 else coloured(values, reach)
         path = place / f"flow-{number:02}.png"
         imsave(path, np.concatenate([_square(tile) for tile in tiles], 1))

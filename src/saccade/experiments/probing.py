@@ -1,20 +1,23 @@
 """Frozen encoders, ours and published ones, through the probes, without training anything."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from saccade.checkpoint import CONFIG
 from saccade.config import from_dict
 from saccade.data.files.index import cache_folder
+from saccade.data.formats import configure
 from saccade.errors import CheckpointError, ConfigError
 from saccade.evals.features import EncoderReader, readings
-from saccade.evals.probe import prepare
-from saccade.evals.probes.base import ProbeConfig
+from saccade.evals.probe import ALL
+from saccade.evals.probes.base import ProbeConfig, ProbeName
+from saccade.experiments.asking import askable
 from saccade.experiments.evidence import Question, Subject, measure
 from saccade.experiments.source import Report, SourceConfig
 from saccade.experiments.views import Sizes, Transfer
@@ -37,12 +40,39 @@ class Probing:
         source: the data set; it must not be what the encoders' test episodes were trained on.
         probe: what to ask.
         transfers: other data sets to report on.
+        optional: probes to leave out, and to say so, where the data cannot answer them.
     """
 
     encoders: tuple[str, ...]
     source: SourceConfig
     probe: ProbeConfig
     transfers: tuple[Transfer, ...] = ()
+    optional: tuple[ProbeName, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        *encoders: str | Path,
+        data: str | Path,
+        probes: Sequence[ProbeName | Literal["all"]] = ("all",),
+        probe: ProbeConfig | None = None,
+        **source: Any,
+    ) -> "Probing":
+        """Ask about a data set of any format; what ``source`` says goes to its ``SourceConfig``.
+
+        Raises:
+            ConfigError: no such field of ``SourceConfig``.
+            DataError: no data set that we know is there.
+        """
+        if odd := sorted(source.keys() - {each.name for each in fields(SourceConfig)}):
+            raise ConfigError(f"a SourceConfig has no fields {odd}; give camera, split_seed, ...")
+        config, optional = chosen(probes, probe or ProbeConfig())
+        return cls(
+            encoders=tuple(map(str, encoders)),
+            source=SourceConfig(episodes=configure(data), **source),
+            probe=config,
+            optional=optional,
+        )
 
     def subjects(self) -> list[Subject]:
         """Load every encoder beside its untrained twin.
@@ -51,12 +81,15 @@ class Probing:
             CheckpointError: a folder does not hold an encoder, or weights are not to be had.
             ConfigError: no encoder, one twice, or a name that nobody knows.
         """
-        if not self.encoders or len(set(self.encoders)) < len(self.encoders):
+        places = [exported(Path(given)) or given for given in self.encoders]
+        if not places or len(set(places)) < len(places):
             raise ConfigError(f"encoders are {list(self.encoders)}; name one or more, each once")
-        return [subject(given) for given in self.encoders]
+        found = [subject(given) for given in self.encoders]
+        count = Counter(each.name for each in found)  # of a name with several weights
+        return [replace(s, name=s.recipe) if count[s.name] > 1 else s for s in found]
 
     def run(
-        self, folder: Path, *, command: str = "", report: Report = lambda _: None
+        self, folder: Path | str, *, command: str = "", report: Report = lambda _: None
     ) -> dict[str, Any]:
         """Probe every encoder beside its untrained network and the floors.
 
@@ -71,8 +104,21 @@ class Probing:
             source=self.source,
             probe=self.probe,
             transfers=self.transfers,
+            optional=self.optional,
         )
-        return measure(subjects, question, folder, report)
+        return measure(subjects, question, Path(folder), report)
+
+
+def chosen(
+    probes: Sequence[ProbeName | Literal["all"]], config: ProbeConfig
+) -> tuple[ProbeConfig, tuple[ProbeName, ...]]:
+    """Return what is asked, and which of it may be left out: all that nobody named."""
+    if not probes:
+        return config, ()
+    names: tuple[ProbeName, ...] = ALL
+    if "all" not in probes:
+        names = tuple(name for name in ALL if name in probes)
+    return replace(config, probes=names), tuple(name for name in names if name not in probes)
 
 
 def subject(given: str) -> Subject:
@@ -179,11 +225,8 @@ def estimate(probing: Probing) -> list[str]:
     sizes = Sizes(probing.source, probing.probe, probing.transfers)
     subjects = probing.subjects()
     data = sizes.labels(min(sizes.size_of(subject.encoder) for subject in subjects))
-    requests = [
-        request
-        for each in prepare(data, probing.probe).values()
-        for request in each.requests()
-    ]
+    asked = askable(data, probing.probe, probing.optional)
+    requests = [request for each in asked.prepared.values() for request in each.requests()]
     lines, seconds, size = [], 0.0, 0
     for each in subjects:
         for encoder in (*each.trained.values(), *each.untrained.values()):
@@ -203,6 +246,7 @@ def estimate(probing: Probing) -> list[str]:
                 f"{room / 1e6:.0f} MB"
             )
     return [
+        *asked.left_out,
         *lines,
         f"in all about {seconds / 60:.1f} minutes on one core and {size / 1e6:.0f} MB, and the "
         "time to fit readouts",

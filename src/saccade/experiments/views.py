@@ -1,12 +1,13 @@
 """One data set at every size of picture that the encoders want, split once.
 
-    train, select, test, unseen     as ``experiments/source.py`` deals them
-    test | noise 16                 the test part as a worse camera would have shown it
-    NAME                            all episodes of another data set, only reported on
+train, select, test, unseen     as ``experiments/source.py`` deals them
+test | noise 16                 the test part as a worse camera would have shown it
+NAME                            all episodes of another data set, only reported on
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,7 +105,7 @@ class Sizes:
             return encoder.preprocessing.image_size
         return min(encoder.edge, min(self.recorded))
 
-    @property
+    @cached_property
     def recorded(self) -> tuple[int, int]:
         """Height and width of the pictures as they were recorded."""
         return self.source.recorded()

@@ -361,28 +361,46 @@ def _check(value: Any, kind: Any, where: str) -> None:
         _expect(accepts(value), value, expected, where)
 
 
-hints = cache(get_type_hints)
-
-
 def _check_record(value: Any, kind: Any, where: str) -> None:
+    """Check a record in one go: results have thousands, of which most fields are plain values."""
     _expect(isinstance(value, dict), value, "an object", where)
-    for name, inner in hints(kind).items():
-        place = f"{where}.{name}".lstrip(".")
-        if name in value:
-            _check(value[name], inner, place)
-        elif name in kind.__required_keys__:
-            raise DataError(f"{RESULTS}: {place} is missing; compare again to write it anew")
+    for name, inner, accepts, required in _fields(kind):
+        if name not in value:
+            if required:
+                place = f"{where}.{name}".lstrip(".")
+                raise DataError(f"{RESULTS}: {place} is missing; compare again to write it anew")
+        elif accepts is None or not accepts(value[name]):
+            _check(value[name], inner, f"{where}.{name}".lstrip("."))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+@cache
+def _fields(kind: Any) -> list[tuple[str, Any, Callable[[object], bool] | None, bool]]:
+    """List the fields of a record with what accepts a plain value, and whether they must be."""
+    return [
+        (name, inner, _plain(inner), name in kind.__required_keys__)
+        for name, inner in get_type_hints(kind).items()
+    ]
+
+
+def _plain(kind: Any) -> Callable[[object], bool] | None:
+    """Return what accepts a scalar, a literal, or one of them or null; None for other kinds."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return args.__contains__
+    if origin is UnionType:
+        inner = _plain(args[0])
+        return None if inner is None else lambda value: value is None or inner(value)
+    return SCALARS[kind][0] if kind in SCALARS else None
 
 
 SCALARS: dict[type, tuple[Callable[[object], bool], str]] = {
     str: (lambda value: isinstance(value, str), "text"),
     bool: (lambda value: isinstance(value, bool), "true or false"),
     int: (lambda value: isinstance(value, int) and type(value) is not bool, "a whole number"),
-    float: (_is_number, "a finite number, or null where it is not known"),
+    float: (
+        lambda v: isinstance(v, int | float) and type(v) is not bool and math.isfinite(v),
+        "a finite number, or null where it is not known",
+    ),
 }
 
 

@@ -1,7 +1,5 @@
 """The encoder computes what the official one does, at its sizes and at any other."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from saccade.models.vjepa2.encoder import (
     vit_large,
 )
 from saccade.types import Encoder
+from tests.children import Child, execute
 from tests.contracts import check_encoder
 from tests.fixtures.vjepa2.encoder import CASES, SPARSE, pixels, stored, weights
 
@@ -213,9 +212,9 @@ torch.testing.assert_close(compiled(video), encoder(video))
 """
 
 
-def test_compiled_without_a_break() -> None:
+def test_compiled_without_a_break(tmp_path: Path) -> None:
     """In a process of its own: the compiler cannot see through checks of types at run time."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    done = Child(tmp_path, execute, COMPILED).wait()
     assert done.returncode == 0, done.stderr
 
 

@@ -31,7 +31,7 @@ from saccade.evals.ridge import Ridge
 from saccade.evals.targets import Labelled, Target, check_alike, targets
 
 FACTORS = ("no motion shown", "beyond position", "beyond appearance")
-Values = Mapping[str, Float64[np.ndarray, "n a"]]  # by part
+Values = Mapping[str, Float64[np.ndarray, "_ _"]]  # by part: rows and columns differ
 Features = Mapping[str, Tensor]
 
 

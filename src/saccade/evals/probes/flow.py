@@ -142,7 +142,7 @@ class FlowProbe:
         return x.flatten(0, 2)[rows].float(), y.reshape(-1, y.shape[-1])[rows]
 
     def _predict(
-        self, fitted: Fit, x: Float[Tensor, "n g g d"], readout: Readout
+        self, fitted: Fit, x: Float[Tensor, "n s s d"], readout: Readout
     ) -> Float64[np.ndarray, "n g g 2"]:
         """Predict the flow of every cell of the target's grid."""
         side, found = x.shape[1], []
