@@ -95,7 +95,7 @@ def sgd(data: dict[str, Any], score: Any) -> np.ndarray:
 def features(name: str, frames: int, batch: int, repeats: int) -> dict[str, Any]:
     """Encode the same frames with our reader, and with transformers as its examples do."""
     with tempfile.TemporaryDirectory() as folder:
-        encoder = named(name, random=True)
+        encoder: Any = named(name, random=True)
         size = encoder.edge or encoder.preprocessing.image_size
         episodes = SyntheticConfig(image_size=size, episodes=2, length=frames // 2).build()
         video = torch.cat([episodes.pixels(e, "front", np.arange(frames // 2)) for e in (0, 1)])
@@ -160,7 +160,7 @@ def store(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("case", choices=("ridge", "features", "store"))
     parser.add_argument("--encoder", default="dinov2-small")
     parser.add_argument("--clips", type=int, default=20_000)

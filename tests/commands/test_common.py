@@ -1,4 +1,3 @@
-import math
 import sys
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from saccade.commands.common import (
     load_recipe,
     recipes,
     replace_folder,
-    score,
     with_data,
 )
 from saccade.data.lerobot.reader import LeRobotConfig
@@ -123,10 +121,3 @@ def test_the_command_can_be_typed_again() -> None:
         "compare", ["a:b", "--held-out-tasks", "open the door", "--data", "my data"]
     )
     assert line == "saccade compare a:b --held-out-tasks 'open the door' --data 'my data'"
-
-
-def test_a_cell_shows_what_is_known() -> None:
-    whole = {"r2": 0.51234, "r2_low": -0.1, "r2_high": math.tau / 10}
-    assert score(whole) == "0.512 [-0.100, 0.628]"
-    assert score(whole | {"r2_low": None, "r2_high": None}) == "0.512"
-    assert score(whole | {"r2": None}) == "-"

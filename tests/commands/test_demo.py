@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saccade.data.lerobot.reader import LeRobotConfig
-from saccade.evals.probe import ProbeConfig
+from saccade.evals.probes.base import ProbeConfig
 from saccade.recipes import demo, single_stream, two_stream, video_mae
 from saccade.sim import collect
 from saccade.sim.metaworld import find_tasks, instruction
@@ -48,7 +48,8 @@ def test_the_demonstration_goes_from_data_to_a_verdict(saccade: Saccade, collect
     done = saccade("demo", "--out", collected)
     assert done.code == 0
     assert f"6 episodes, 96 frames in {collected / 'data'}" in done.out
-    assert "R2, held-out tasks" in done.out
+    assert "Seen tasks, gap 5, linear readout" in done.out
+    assert "On unseen tasks: " in done.out
     assert "Verdict: " in done.out
     assert f"report: {collected / 'report.html'}" in done.out
     results = json.loads((collected / "results.json").read_text())

@@ -22,7 +22,7 @@ def test_a_folder_without_results_is_named(saccade: Saccade, tmp_path: Path) -> 
     assert done.code == 3
     assert f"{tmp_path} has no results.json" in done.err
     (tmp_path / "results.json").write_text('{"schema": 99}')
-    assert "schema is 99, expected 1" in saccade("report", tmp_path).err
+    assert "schema is 99, expected 2" in saccade("report", tmp_path).err
 
 
 def test_a_report_needs_a_folder(saccade: Saccade) -> None:

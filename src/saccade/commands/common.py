@@ -145,6 +145,7 @@ def show_results(results: dict[str, Any], folder: Path) -> None:
         console.print(table)
     console.print(f"\nVerdict: {results['verdict']['sentence']}", highlight=False)
     details = results["verdict"]["details"]
-    told = [*details[:3], *(line for line in details[3:] if line.startswith(LEFT_OUT))]
+    elsewhere = (LEFT_OUT, "On ", "No held-out task")  # other splits, and what was not asked
+    told = [*details[:3], *(line for line in details[3:] if line.startswith(elsewhere))]
     console.print("\n".join(told) + "\n", highlight=False)
     print(f"report: {(folder / 'report.html').resolve()}")

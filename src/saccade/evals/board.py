@@ -259,6 +259,8 @@ def shown(row: Row) -> str:
 
 def bounded(value: float, low: float, high: float, *, signed: bool = False) -> str:
     """Write a difference with its interval, with so many digits that no bound is a mere 0.00."""
+    if not isfinite(high - low):
+        return f"{value:{'+' if signed else ''}.2f} (no interval)"
     parts = [abs(part) for part in (value, low, high, high - low) if part]
     digits = min(4, max([2, *(ceil(-log10(part) - 0.3) for part in parts)]))
     sign = "+" if signed else ""

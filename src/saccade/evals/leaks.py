@@ -9,9 +9,10 @@
                          as fast as another ends
 
 The last two look at states that change smoothly, in units of their own steps. Honest episodes
-start alike, stand still, or end at the same place, but do not run within half a step of each
-other for most of their way, half a step out of time; nor do they begin in the middle of another's
-motion. A leak of recordings that never move, or that have no states, is not seen.
+start alike, stand still, or end at one place, but most of a part's do not run along the path of
+another, as far on their way as it is; nor do they begin in the middle of another's motion. A leak
+is not seen of recordings that never move, have no states, or jump about from frame to frame, nor
+where a part has so few frames of each recording that they tell nothing (a fifth, dealt at random).
 """
 
 from bisect import bisect_right
@@ -29,17 +30,17 @@ from saccade.evals.clips import rooted
 from saccade.evals.probes.base import split_of
 
 SAME = 0.05  # of an episode's moving steps, that another part may hold by accident
-BETWEEN = 0.6  # squared distance to both neighbours, of the squared step between these
-BETWEEN_SHARE = 0.75  # of an episode's brisk moments that lie between those of one other
+DETOUR = 1.15  # of a step, by way of a moment that lies between its ends
+BETWEEN_SHARE = 0.7  # of an episode's brisk moments that lie between those of one other
 BRISK = 0.5  # of an episode's typical step: below it, its arm rests
 FEWEST = 10  # brisk moments that can tell anything
 LOOKED_AT = 64  # brisk moments of an episode
-NEAR = 4  # steps of other episodes that are compared with a moment
+NEAR = 8  # steps of other episodes that are compared with a moment
 SEARCHED = 6  # dimensions that neighbours are searched in; they are compared in all
 SMOOTH = 0.5  # step of a number, of its spread: one that jumps about more is noise
 CONTINUES = 0.5  # of a step, between where an episode begins and where another would have gone on
-LEAKING = 0.25  # of the episodes of a part: fewer look alike by accident
-IN_TIME = 0.05  # of an episode: frames of one recording lie as far into either part of it
+LEAKING = 0.5  # of the episodes of a part: fewer look alike by accident, a deal of frames does all
+IN_TIME = 0.08  # of an episode: frames of one recording lie as far into either part of it
 CONTINUED_SHARE = 0.1  # the same, of episodes that begin where others end; two at least
 
 
@@ -145,7 +146,7 @@ def _check_between(first: str, known: list[Path], second: str, asked: list[Path]
         return
     seen = _seen(before.shape[1])
     tree = KDTree((before + after) @ seen / 2)
-    gaps = ((after - before) ** 2).sum(1)
+    gaps = np.linalg.norm(after - before, axis=1)
     found: dict[int, str] = {}
     for episode, path in enumerate(asked):
         moments = _brisk(path)
@@ -154,16 +155,10 @@ def _check_between(first: str, known: list[Path], second: str, asked: list[Path]
         here = path.states[moments]
         _, near = tree.query(here @ seen, k=min(NEAR, len(owner)))
         near = near.reshape(len(here), -1)
-        far = np.maximum(
-            ((here[:, None] - before[near]) ** 2).sum(2),
-            ((here[:, None] - after[near]) ** 2).sum(2),
-        )
+        around = np.linalg.norm(here[:, None] - before[near], axis=2)
+        around += np.linalg.norm(here[:, None] - after[near], axis=2)
         late = np.abs(when[near] - (moments[:, None] + 0.5) / len(path.states))
-        between = (
-            (far < BETWEEN * gaps[near])
-            & (gaps[near] > 0)
-            & (late < IN_TIME + 1 / len(path.states))
-        )
+        between = (around < DETOUR * gaps[near]) & (late < IN_TIME + 1 / len(path.states))
         for of in np.unique(owner[near[between]]).tolist():
             share = _in_order(near, between & (owner[near] == of)) / len(moments)
             if share > BETWEEN_SHARE:

@@ -141,17 +141,20 @@ def compare(probed: Sequence[Probed], config: ProbeConfig) -> list[dict[str, Any
     """Compare every method with every other method and floor, on the same episodes.
 
     One row for each headline score of the first readout, in the frame that the image determines
-    where it is known. Permutation tests are corrected (Holm) within each probe, gap and split.
+    where it is known; a method's untrained network is compared with that method alone.
+    Permutation tests, at the headline gap, are corrected (Holm) within a question and split,
+    those between methods apart from those against floors.
     """
     rows: list[dict[str, Any]] = []
+    families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for first, second in combinations(probed, 2):
         a, b = sorted((first, second), key=lambda each: each.representation.kind != "method")
-        if a.representation.kind == "method":
-            rows += _compare(a, b, config)
-    families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        family = tuple(row[name] for name in ("probe", "target", "group", "gap", "split", "metric"))
-        families.setdefault(family, []).append(row)
+        who, other = a.representation, b.representation
+        if who.kind == "method" and other.floor_of in (None, who.name):
+            for row in _compare(a, b, config):
+                question = (row[name] for name in Key._fields if name in row)
+                families.setdefault((other.kind, *question), []).append(row)
+                rows.append(row)
     for members in families.values():
         raw = [np.nan if row["p"] is None else row["p"] for row in members]
         for row, p in zip(members, statistics.holm(raw), strict=True):
@@ -170,7 +173,9 @@ def _compare(a: Probed, b: Probed, config: ProbeConfig) -> list[dict[str, Any]]:
         statistic = a.scores[key].answer.statistic
         one, other = a.scores[key].table, b.scores[key].table
         found = statistics.paired_difference(one, other, statistic, config.resamples, config.seed)
-        p = statistics.paired_permutation(one, other, statistic, seed=config.seed)
+        p = float("nan")
+        if key.gap == config.main_gap:
+            p = statistics.paired_permutation(one, other, statistic, seed=config.seed)
         where = {n: v for n, v in key._asdict().items() if n not in ("condition", "labels")}
         rows.append(
             {

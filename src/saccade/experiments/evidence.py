@@ -30,7 +30,7 @@ from saccade.evals.verdict import verdict
 from saccade.experiments import looks
 from saccade.experiments.asking import CountingReader, ask, askable, encode
 from saccade.experiments.source import Report, SourceConfig
-from saccade.experiments.views import Sizes, Transfer, sizes_of_parts
+from saccade.experiments.views import Opened, Sizes, Transfer, sizes_of_parts
 from saccade.report.page import write_report
 from saccade.report.results import RESULTS, SCHEMA
 from saccade.types import Encoder
@@ -123,30 +123,11 @@ def measure(
         "versions": versions(),
         "machine": machine(),
         "commit": commit(),
-        "data": {
-            "path": str(
-                getattr(question.source.episodes, "root", "")
-                or type(question.source.episodes).__name__
-            ),
-            "image_size": size,
-            "fingerprint": opened.parts.whole.fingerprint,
-            "fps": opened.parts.whole.fps,
-            "camera": data.camera,
-            "tasks": sorted(set(opened.parts.train.tasks)),
-            "held_out_tasks": sorted(set(opened.parts.unseen.tasks)) if opened.parts.unseen else [],
-            "parts": sizes_of_parts(opened.views),
-            "label_frame": label_frame({row["frame"] for row in rows}),
-        },
+        "data": data_record(question, opened, data, size, rows),
         "budget": {
             "samples": question.samples,
             "seeds": list(range(question.seeds)),
-            "probe": {
-                "probes": list(config.probes),
-                "gaps": list(config.gaps),
-                "readouts": list(config.readouts),
-                "stride": config.stride,
-                "most": config.most,
-            },
+            "probe": probe_record(config),
         },
         "models": [model_record(subject, groups) for subject in subjects],
         "probes": rows,
@@ -165,23 +146,51 @@ def measure(
     return results
 
 
+def data_record(
+    question: Question, opened: Opened, data: Data, size: int, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the results' entry of the data: as they were dealt, at the size of the labels."""
+    episodes, (parts, views) = question.source.episodes, opened
+    return {
+        "path": str(getattr(episodes, "root", "") or type(episodes).__name__),
+        "image_size": size,
+        "fingerprint": parts.whole.fingerprint,
+        "fps": parts.whole.fps,
+        "camera": data.camera,
+        "tasks": sorted(set(parts.train.tasks)),
+        "held_out_tasks": sorted(set(parts.unseen.tasks)) if parts.unseen else [],
+        "parts": sizes_of_parts(views),
+        "label_frame": label_frame({row["frame"] for row in rows}),
+    }
+
+
+def probe_record(config: ProbeConfig) -> dict[str, Any]:
+    """Return the results' entry of what was asked."""
+    return {
+        "probes": list(config.probes),
+        "gaps": list(config.gaps),
+        "readouts": list(config.readouts),
+        "stride": config.stride,
+        "most": config.most,
+    }
+
+
 def _groups(
     subjects: Sequence[Subject], sizes: Sizes, config: ProbeConfig
 ) -> Iterator[list[Representation]]:
     """Yield the representations of each subject: trained, then untrained, in every reading."""
     for trained in (True, False):
         for subject in subjects:
-            encoders = subject.trained if trained else subject.untrained
-            if encoders:
+            if subject.trained if trained else subject.untrained:
                 yield [
-                    read_from(subject, encoders, reading, sizes, config)
+                    read_from(subject, trained, reading, sizes, config)
                     for reading in readings(subject.encoder)
                 ]
 
 
 def read_from(
     subject: Subject,
-    encoders: Mapping[int, Encoder],
+    trained: bool,
     reading: Reading,
     sizes: Sizes,
     config: ProbeConfig,
@@ -191,11 +200,11 @@ def read_from(
     name = subject.name
     if len(readings(subject.encoder)) > 1:
         name += f" ({reading})"
-    method, own = encoders is subject.trained, bool(subject.trained)
+    encoders, own = subject.trained if trained else subject.untrained, bool(subject.trained)
     store = cache_folder(sizes.source.cache) / "clips"
     return Representation(
-        name=name if method else f"{name}, random {'init' if own else 'weights'}",
-        kind="method" if method else "floor",
+        name=name if trained else f"{name}, random {'init' if own else 'weights'}",
+        kind="method" if trained else "floor",
         readers={
             seed: CountingReader(
                 encoder,
@@ -208,7 +217,7 @@ def read_from(
             )
             for seed, encoder in encoders.items()
         },
-        floor_of=name if own and not method else None,
+        floor_of=name if own and not trained else None,
         reading=reading,
     )
 

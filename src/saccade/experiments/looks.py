@@ -144,7 +144,7 @@ def coloured(flow: Float64[np.ndarray, "n g g 2"], reach: float) -> np.ndarray:
     x, y = np.moveaxis(np.nan_to_num(flow), -1, 0)
     hue = colormaps["hsv"]((np.arctan2(y, x) / (2 * np.pi)) % 1)[..., :3]
     strength = np.clip(np.hypot(x, y) / reach, 0, 1)[..., None]
-    picture = np.where(known[..., None], 1 - strength * (1 - hue), 0.6)
+    picture = np.where(np.expand_dims(known, -1), 1 - strength * (1 - hue), 0.6)
     return (255 * picture).round().astype(np.uint8)
 
 

@@ -66,7 +66,7 @@ class Sizes:
 
         Raises:
             ConfigError: a data set to report on is called like a part.
-            DataError: another data set lacks the camera or the states of this one.
+            DataError: another data set is this one, or lacks its states.
         """
         if size in self._opened:
             return self._opened[size]
@@ -84,6 +84,10 @@ class Sizes:
 
     def _whole(self, other: Transfer, size: int, parts: Parts) -> Episodes:
         whole, camera = other.source.whole(size, self.report)
+        if whole.fingerprint == parts.whole.fingerprint:
+            raise DataError(
+                f"{other.name} is the data set itself; report on its test part, or on other data"
+            )
         if whole.state_names != parts.whole.state_names:
             raise DataError(
                 f"{other.name} has the states {list(whole.state_names)}, the first data set "
