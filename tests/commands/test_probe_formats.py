@@ -136,9 +136,9 @@ def probed(
 def test_every_format_is_asked_all_that_it_can_answer(
     name: str, saccade: Saccade, debug_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name != "libero":  # the page costs more than all else, and knows no formats
-        monkeypatch.setattr(evidence, "write_report", lambda *_: None)
-        monkeypatch.setattr(evidence, "Sizes", partial(Sizes, perturbations=SUITE[:2]))
+    # The page costs more than all else, knows no formats, and is written in test_probe.py.
+    monkeypatch.setattr(evidence, "write_report", lambda *_: None)
+    monkeypatch.setattr(evidence, "Sizes", partial(Sizes, perturbations=SUITE[:2]))
     write, options, without, flow = CASES[name]
     done, results = probed(saccade, debug_run, write(tmp_path / "data"), tmp_path / "out", *options)
     check_results(results)
