@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -138,6 +139,16 @@ def test_kmeans_finds_separated_groups_and_repeats() -> None:
     noise = torch.from_numpy(np.random.default_rng(0).normal(size=(150, 6)))
     np.testing.assert_array_equal(kmeans(noise, 5, seed=1), kmeans(noise, 5, seed=1))
     assert (kmeans(noise, 5, seed=1) != kmeans(noise, 5, seed=2)).any()
+
+
+def test_kmeans_in_several_threads_gives_what_one_thread_gives() -> None:
+    draws = [torch.from_numpy(np.random.default_rng(i).normal(size=(80, 4))) for i in range(6)]
+    draws += [torch.ones(20, 3)] * 6  # fewer groups than asked for; warnings would be errors
+    alone = [kmeans(x, 5, seed=0) for x in draws]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda x: kmeans(x, 5, seed=0), draws))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_kmeans_of_constant_features_is_one_group() -> None:

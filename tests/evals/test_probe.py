@@ -219,3 +219,14 @@ def test_variants_bring_the_action_probe_with_them() -> None:
 def test_the_label_frame_is_the_camera_s_where_it_is_known() -> None:
     assert label_frame(["world", "camera"]) == "camera"
     assert label_frame(["world"]) == "world"
+
+
+def test_with_references_methods_meet_those_and_the_floors_only() -> None:
+    prepared = prepare(DATA, FAST)
+    sources = [method(name, blurred(0.1, i)) for i, name in enumerate(("base", "one", "two"))]
+    floor = Representation(name="worse", kind="floor", readers={0: blurred(3.0)})
+    probed = [probe(source, prepared, FAST) for source in (*sources, floor)]
+    pairs = {(row["a"], row["b"]) for row in compare(probed, FAST, ["base"])}
+    assert pairs == {
+        ("base", "one"), ("base", "two"), ("base", "worse"), ("one", "worse"), ("two", "worse"),
+    }  # fmt: skip

@@ -19,6 +19,7 @@ from saccade.experiments.evidence import (
     measure,
     model_record,
     versions,
+    write,
 )
 from saccade.experiments.source import SourceConfig
 from saccade.report.results import check_results
@@ -60,6 +61,7 @@ def test_equal_encoders_are_told_to_be_equal(tmp_path: Path) -> None:
     subject = Subject(name="toy", recipe="tests:toy", trained=same, untrained=same)
     results = measure([subject], question(samples=64), tmp_path)
     check_results(results)
+    write(results, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert (tmp_path / "report.html").is_file()
     assert (results["budget"]["samples"], results["budget"]["seeds"]) == (64, [0])
@@ -82,7 +84,7 @@ def test_a_failed_measurement_leaves_the_old_results(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("old")
     few = SourceConfig(episodes=SyntheticConfig(episodes=2, length=6))
     with pytest.raises(DataError, match="too few"):
-        measure([toy()], Question(**{**vars(question()), "source": few}), tmp_path)
+        write(measure([toy()], Question(**{**vars(question()), "source": few}), tmp_path), tmp_path)
     assert (tmp_path / "results.json").read_text() == "old"
 
 

@@ -7,7 +7,7 @@ one episode are near-copies of each other.
 Silhouette: Rousseeuw, 1987, https://doi.org/10.1016/0377-0427(87)90125-7.
 """
 
-import warnings
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +23,7 @@ BLOCK = 2**23  # distances held at once: 64 MB for each array of them
 SAME = 1e-9  # cosines that differ by less are ties: it is rounding that tells them apart
 GRIP = 0.1  # opening by which a gripper has opened or closed
 STARTS = 10  # of k-means; the best is kept
+ALONE = threading.Lock()  # limits of threads hold for the whole process, and probes run in several
 MOTIONS = ("still", "+x", "-x", "+y", "-y", "+z", "-z", "grip opens", "grip closes")
 
 
@@ -114,16 +115,15 @@ def kmeans(x: Float[Tensor, "n d"], k: int, seed: int) -> Int64[np.ndarray, " n"
         DataError: there are fewer samples than groups.
     """
     from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     if not 1 <= k <= len(x):
         raise DataError(f"{len(x)} samples cannot form {k} groups; give more samples")
     points = _standardised(x).numpy()
+    k = min(k, len(np.unique(points.round(9), axis=0)))  # what differs less is rounding
+    groups = KMeans(k, n_init=STARTS, random_state=seed)  # pyright: ignore[reportArgumentType]
     # one thread: sums of several round in another order, and another start may win
-    with threadpool_limits(limits=1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer groups: said above
-        groups = KMeans(k, n_init=STARTS, random_state=seed)  # pyright: ignore[reportArgumentType]
+    with ALONE, threadpool_limits(limits=1):
         return np.asarray(groups.fit_predict(points), np.int64)
 
 

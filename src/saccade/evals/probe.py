@@ -7,7 +7,7 @@ floors go through the same code; per-episode sums stay beside the rows, so that 
 can be compared on the very same episodes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -137,8 +137,13 @@ def rows_of(probed: Probed, config: ProbeConfig) -> Iterator[dict[str, Any]]:
         }
 
 
-def compare(probed: Sequence[Probed], config: ProbeConfig) -> list[dict[str, Any]]:
+def compare(
+    probed: Sequence[Probed], config: ProbeConfig, references: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Compare every method with every other method and floor, on the same episodes.
+
+    With ``references``, methods are compared with those and with floors only: pairs of all grow
+    with the square of the methods, and so does Holm's correction.
 
     One row for each headline score of the first readout, in the frame that the image determines
     where it is known; a method's untrained network is compared with that method alone.
@@ -150,7 +155,8 @@ def compare(probed: Sequence[Probed], config: ProbeConfig) -> list[dict[str, Any
     for first, second in combinations(probed, 2):
         a, b = sorted((first, second), key=lambda each: each.representation.kind != "method")
         who, other = a.representation, b.representation
-        if who.kind == "method" and other.floor_of in (None, who.name):
+        wanted = other.kind == "floor" or not references or {who.name, other.name} & {*references}
+        if who.kind == "method" and other.floor_of in (None, who.name) and wanted:
             for row in _compare(a, b, config):
                 question = (row[name] for name in Key._fields if name in row)
                 families.setdefault((other.kind, *question), []).append(row)

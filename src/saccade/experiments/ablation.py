@@ -22,11 +22,10 @@ from saccade.evals.probe import ProbeConfig
 from saccade.evals.statistics import holm
 from saccade.experiments.cells import Cell
 from saccade.experiments.comparison import Comparison, Method
+from saccade.experiments.evidence import write
 from saccade.experiments.parallel import default_jobs, train_all
 from saccade.experiments.source import Report
 from saccade.experiments.training import Training
-from saccade.report.page import write_report
-from saccade.report.results import RESULTS
 from saccade.train.log import Progress
 
 FAILED = "failed.json"  # in a run's folder: why it has no result
@@ -97,7 +96,11 @@ class Ablation:
             method = Method(name=cell.name, recipe=recipe, training=cell.training)
             methods += [method] if method not in methods else []
         return Comparison(
-            methods=tuple(methods), samples=self.samples, seeds=self.seeds, probe=self.probe
+            methods=tuple(methods),
+            samples=self.samples,
+            seeds=self.seeds,
+            references=tuple(base.name for base in self.bases),
+            probe=self.probe,
         )
 
     def shard(self, number: int, count: int) -> Comparison:
@@ -176,13 +179,11 @@ class Ablation:
                 f"no base has a result, so no cell can be compared with one: {told(failed)}"
             )
         left = tuple(method for method in plan.methods if method.name not in lost)
-        results = replace(plan, methods=left).run(
+        results = replace(plan, methods=left).results(
             folder, command=command, jobs=jobs, report=report, seconds=seconds
         )
         rows = [row for base in whole for row in ablation_rows(results, base, self.cells)]
-        results["ablation"] = rows
-        write_atomic(folder / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
-        write_report(results, folder)
+        write(results | {"ablation": rows}, folder)
         record = {
             "about": ABOUT,
             "bases": [base.name for base in self.bases],

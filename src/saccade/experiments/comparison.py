@@ -11,7 +11,7 @@ from typing import Any
 from saccade.config import from_dict
 from saccade.errors import ConfigError
 from saccade.evals.probes.base import ProbeConfig
-from saccade.experiments.evidence import Question, Subject, measure
+from saccade.experiments.evidence import Question, Subject, measure, write
 from saccade.experiments.parallel import default_jobs, train_all
 from saccade.experiments.source import Report
 from saccade.experiments.training import Training, encoder_of, with_budget
@@ -35,12 +35,14 @@ class Comparison:
         methods: what to train; all read the same source at the same size.
         samples: training samples of each run; 0 keeps the recipes' own.
         seeds: runs of each method; a claim needs three.
+        references: methods that the others are compared with; empty compares all with all.
         probe: what to ask of the frozen encoders.
     """
 
     methods: tuple[Method, ...]
     samples: int = 0
     seeds: int = 3
+    references: tuple[str, ...] = ()
     probe: ProbeConfig
 
     def run(
@@ -52,11 +54,25 @@ class Comparison:
         report: Report = lambda _: None,
         seconds: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
-        """Train what is not trained yet, probe, and write the report.
+        """Train what is not trained yet, probe, and write the report; return the results.
 
         Run again after an interruption: finished runs are kept, unfinished ones resumed. ``jobs``
         runs go on at once; 0 means one per core, or one where there is a GPU.
         """
+        results = self.results(folder, command=command, jobs=jobs, report=report, seconds=seconds)
+        write(results, folder)
+        return results
+
+    def results(
+        self,
+        folder: Path,
+        *,
+        command: str,
+        jobs: int = 0,
+        report: Report = lambda _: None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """Train and probe as ``run`` does, and leave the writing to the caller."""
         self.check()
         began = time.perf_counter()
         first = self.training(self.methods[0], seed=0)
@@ -69,6 +85,7 @@ class Comparison:
             probe=self.probe,
             samples=first.train.samples,
             seeds=self.seeds,
+            references=self.references,
             seconds={**(seconds or {}), "train": time.perf_counter() - began},
         )
         subjects = [self.subject(method, folder) for method in self.methods]

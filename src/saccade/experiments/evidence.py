@@ -79,6 +79,7 @@ class Question:
         optional: probes to leave out, and to say so, where the data cannot answer them.
         samples: training samples of every run; 0 where nothing was trained.
         seeds: training seeds.
+        references: methods that the others are compared with; empty compares all with all.
         seconds: how long the steps before this one took.
     """
 
@@ -90,13 +91,14 @@ class Question:
     optional: Sequence[ProbeName] = ()
     samples: int = 0
     seeds: int = 1
+    references: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def measure(
     subjects: Sequence[Subject], question: Question, folder: Path, report: Report = lambda _: None
 ) -> dict[str, Any]:
-    """Probe every subject and floor; write ``results.json``, tables and ``report.html``.
+    """Probe every subject and floor; return what ``write`` writes. Pictures go into the folder.
 
     Raises:
         ConfigError: nothing is asked, or something that cannot be.
@@ -113,9 +115,9 @@ def measure(
     encode(groups, prepared)
     asked = ask(groups, prepared, config)
     rows = [row for each in asked for row in rows_of(each, config)]
-    paired = compare(asked, config)
+    paired = compare(asked, config, question.references)
     found = verdict(rows, paired, config)
-    results = {
+    return {
         "schema": SCHEMA,
         "title": question.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -141,9 +143,12 @@ def measure(
         **looks.record(asked, prepared, data, config, folder),
         "seconds": {**question.seconds, "probe": time.perf_counter() - began},
     }
+
+
+def write(results: Mapping[str, Any], folder: Path) -> None:
+    """Write ``results.json``, tables and ``report.html``."""
     write_atomic(folder / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_report(results, folder)
-    return results
 
 
 def data_record(

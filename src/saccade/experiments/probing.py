@@ -18,7 +18,7 @@ from saccade.evals.features import EncoderReader, readings
 from saccade.evals.probe import ALL
 from saccade.evals.probes.base import ProbeConfig, ProbeName
 from saccade.experiments.asking import askable
-from saccade.experiments.evidence import Question, Subject, measure
+from saccade.experiments.evidence import Question, Subject, measure, write
 from saccade.experiments.source import Report, SourceConfig
 from saccade.experiments.views import Sizes, Transfer
 from saccade.models.published.catalogue import ENTRIES, named
@@ -106,7 +106,9 @@ class Probing:
             transfers=self.transfers,
             optional=self.optional,
         )
-        return measure(subjects, question, Path(folder), report)
+        results = measure(subjects, question, Path(folder), report)
+        write(results, Path(folder))
+        return results
 
 
 def chosen(
