@@ -2,7 +2,7 @@ import importlib
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,6 +142,70 @@ def test_collection() -> None:
     assert (result["benchmark"], result["peer"]) == ("collection", "env.render()")
     for name in ("ours", "peer_frames_per_second", "ratio", "episodes"):
         assert result[name] > 0
+
+
+@pytest.fixture
+def probing(timing: ModuleType) -> ModuleType:
+    return importlib.import_module("probing")
+
+
+def test_probing_ridge(probing: ModuleType) -> None:
+    result = probing.ridge(samples=1200, held_out=400, dim=16, out=2, repeats=1)
+    assert 1 > result["ours_r2"] >= result["peer_r2"] > 0
+    for name in ("ours", "peer", "peer_without_loader"):
+        assert result[f"{name}_seconds"] > 0
+    assert min(result["ratio"], result["ratio_without_loader"]) > 1
+
+
+@pytest.mark.parametrize("loader", [True, False])
+def test_the_sgd_probe_learns_a_linear_target(
+    probing: ModuleType, loader: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("peers.sgd_probe"), "LR", 0.05)
+    torch.manual_seed(0)
+    x = torch.randn(1500, 4)
+    y, mean = x @ torch.tensor([[0.1], [-0.2], [0.3], [0.0]]), torch.ones(1)
+    parts = (x[:1000], y[:1000] + mean), (x[1000:], y[1000:] + mean)
+
+    def score(guess: torch.Tensor) -> float:
+        return 1 - float(((guess - parts[1][1]) ** 2).mean() / y[1000:].var(correction=0))
+
+    probe = probing.SgdProbe(*parts, score, loader)
+    start = score(probe.layer(x[1000:]).detach())
+    for _ in range(probing.EPOCHS):
+        probe.epoch()
+    assert start < 0
+    assert probe.best > 0.99
+    kept = probe.best
+    probe.layer.weight.data.zero_()
+    probe.epoch()
+    assert probe.best == kept, "the best epoch is kept"
+
+
+def test_probing_features(probing: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"frames": 1, "batch": 1, "precision": "float32", "repeats": 1}
+    result = probing.features("dinov2-small", **given)
+    assert result["difference"] < 1e-5
+    rates = (result[f"{who}_images_per_second"] for who in ("ours", "peer"))
+    assert min(*rates, result["ratio"]) > 0
+    another = SimpleNamespace(deepcopy=lambda network: type(network)(network.config).eval())
+    monkeypatch.setattr(probing, "copy", another)
+    with pytest.raises(ValueError, match="different features"):
+        probing.features("dinov2-small", **given)
+
+
+def test_probing_store(
+    probing: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["probing.py", "store", "--encoder", "r3m-18", "--frames", "8"])
+    probing.main()
+    result = json.loads(capsys.readouterr().out)
+    assert result["kilobytes_per_frame"] == pytest.approx(4 * 512 / 1e3)
+    cells = 2 * 7 * 7 * 512 / 1e3
+    both = result["kilobytes_per_frame_with_cells"]
+    assert both == pytest.approx(result["kilobytes_per_frame"] + cells, rel=1e-3)
+    hour = result["megabytes_per_hour_with_cells"]
+    assert hour == pytest.approx(both * 3600 * result["frames_per_second"] / 1e3, rel=1e-3)
 
 
 def test_rlds(timing: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

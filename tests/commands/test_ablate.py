@@ -12,7 +12,6 @@ import pytest
 import tyro
 
 from saccade.commands import ablate
-from saccade.experiments import evidence
 from saccade.experiments.cells import Axis
 from saccade.experiments.training import Training
 from saccade.recipes.ablations import AXES
@@ -77,7 +76,6 @@ def faster(training: Training, value: str) -> Training:
 def test_what_diverged_is_listed_at_the_end_with_its_code(
     saccade: Saccade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "write_report", lambda *_: None)  # the ablation replaces it
     rate = Axis(
         name="rate",
         about="Rate.",
@@ -182,4 +180,12 @@ def test_data_and_held_out_tasks_reach_every_cell(lerobot: Path, tmp_path: Path)
     for method in plan.methods:
         source = method.training.source
         assert source.episodes.root == str(lerobot)  # pyright: ignore
-        assert source.held_out_tasks == ("pull it",)
+        assert (source.held_out_tasks, source.held_out_scenes) == (("pull it",), ())
+
+
+def test_held_out_scenes_reach_every_cell(tmp_path: Path) -> None:
+    given = ["--held-out-scenes", "hall", "attic", "--out", str(tmp_path)]
+    command = tyro.cli(ablate.Command, args=["two_stream", "--axes", "m_only", *given])
+    plan = ablate.planned(command).comparison()
+    sources = [method.training.source for method in plan.methods]
+    assert [source.held_out_scenes for source in sources] == [("hall", "attic")] * 4

@@ -79,9 +79,10 @@ def test_recipes_tell_the_first_line_of_themselves() -> None:
 def test_another_data_set_changes_nothing_else(lerobot: Path) -> None:
     training = two_stream.debug()
     assert with_data(training, None) == training
-    changed = with_data(training, str(lerobot), held_out_tasks=("push",))
+    changed = with_data(training, str(lerobot), (), ("push",), ("hall",))
     assert changed.source.episodes == LeRobotConfig(root=str(lerobot))
     assert changed.source.held_out_tasks == ("push",)
+    assert changed.source.held_out_scenes == ("hall",)
     assert (changed.objective, changed.train) == (training.objective, training.train)
 
 

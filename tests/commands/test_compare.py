@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tyro
 
-from saccade.commands.compare import names
+from saccade.commands.compare import Command, names, planned
 from tests import children
 from tests.children import Child
 from tests.conftest import COMPARE, Outcome, wait_for_lines
@@ -83,6 +84,19 @@ def test_a_dry_run_shows_every_method_and_writes_nothing(saccade: Saccade, tmp_p
     assert done.out.count("for 10 steps of 8 samples") == 3
     assert "single-stream:\n" in done.out
     assert not out.exists()
+
+
+def test_data_tasks_and_scenes_reach_every_method(lerobot: Path, tmp_path: Path) -> None:
+    recipes = ["video_mae:debug", "single_stream:debug"]
+    given = ["--data", str(lerobot), "--held-out-tasks", "pull it", "--out", str(tmp_path)]
+    for scenes in ((), ("hall", "attic")):
+        asked = [*recipes, *given, *(["--held-out-scenes", *scenes] if scenes else [])]
+        plan = planned(tyro.cli(Command, args=asked))
+        plan.check()
+        for method in plan.methods:
+            source = method.training.source
+            assert source.episodes.root == str(lerobot)  # pyright: ignore
+            assert (source.held_out_tasks, source.held_out_scenes) == (("pull it",), scenes)
 
 
 def test_unequal_budgets_are_refused_with_the_way_out(saccade: Saccade, tmp_path: Path) -> None:

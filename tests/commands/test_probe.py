@@ -13,6 +13,7 @@ from saccade.data.synthetic import SyntheticConfig
 from saccade.evals.features import EncoderReader
 from saccade.report.results import check_results
 from tests.conftest import Outcome, write_lerobot
+from tests.fixtures.libero import write_libero
 from tests.models.published.test_catalogue import tiny
 
 Saccade = Callable[..., Outcome]
@@ -44,6 +45,36 @@ def test_the_table_shows_the_encoder_beside_its_floors(
     assert (asked["probes"], asked["gaps"], asked["stride"]) == (["action"], [1], 8)
     assert (tmp_path / "tables" / "summary.csv").is_file()
     assert [model.get("weights") for model in results["models"]] == [str(encoder)]
+
+
+def test_unseen_scenes_are_a_split_of_their_own(
+    saccade: Saccade, debug_run: Path, tmp_path: Path
+) -> None:
+    data, out = write_libero(tmp_path / "data", size=32), tmp_path / "out"
+    asked = ("probe", debug_run, "--data", data, "--out", out, *QUICK, "--held-out-scenes")
+    done = saccade(*asked, "KITCHEN_SCENE9")
+    assert done.code == 3
+    assert "['KITCHEN_SCENE9'] are not in the data; of its 2 the nearest are ['KITCHEN" in done.err
+    told = saccade(*asked, "KITCHEN_SCENE10", "--dry-run")
+    assert "episodes: train 1, select 1, test 1, unseen scenes 3" in told.out.splitlines()
+    done = saccade(*asked, "KITCHEN_SCENE10")
+    assert done.code == 0, done.err
+    assert "1 of 1 tasks of the unseen scenes were never trained on" in done.err
+    assert f"On unseen scenes: {debug_run} (R2" in " ".join(done.out.split())
+    results = check_results(json.loads((out / "results.json").read_text()))
+    parts = results["data"]["parts"]
+    assert {name: part["episodes"] for name, part in parts.items()} == {
+        "train": 1, "select": 1, "test": 1, "unseen scenes": 3,
+    }  # fmt: skip
+    assert results["data"]["held_out_scenes"] == ["KITCHEN_SCENE10"]
+    assert results["data"]["new_tasks"] == ["close the top drawer"]
+    there = [row for row in results["probes"] if row["split"] == "unseen scenes"]
+    assert {row["kind"] for row in there} == {"method", "floor"}
+    assert all(row["episodes"] == 3 for row in there)
+    assert {pair["split"] for pair in results["paired"]} == {"test", "unseen scenes"}
+    page = (out / "report.html").read_text()
+    assert "held-out scenes</option>" in page
+    assert "There 1 task is new too (close the top drawer)" in page
 
 
 @pytest.fixture

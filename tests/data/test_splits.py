@@ -4,16 +4,18 @@ import json
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from saccade.data.episodes import Episodes
-from saccade.data.splits import Level, deal, load_split, save_split
-from saccade.data.synthetic import SyntheticConfig
+from saccade.data.episodes import Episodes, split
+from saccade.data.splits import Level, deal, hold_out, load_split, save_split
+from saccade.data.synthetic import Synthetic, SyntheticConfig
 from saccade.errors import ConfigError, DataError
 from tests.fixtures.toy import ToyConfig
 
 SHARES = {"train": 0.6, "test": 0.4}
+ROOMS = ("kitchen 1", "kitchen 2", "attic", "")
 
 
 def many(count: int = 30) -> Episodes:
@@ -53,6 +55,75 @@ def test_what_cannot_be_split_is_said() -> None:
         deal(episodes, "task", dict.fromkeys("abcd", 1.0))
     with pytest.raises(ConfigError, match="expected positive numbers"):
         deal(episodes, "task", {"a": 1.0, "b": 0.0})
+
+
+class Rooms(Synthetic):
+    """A toy world whose episodes were recorded in four places, one of them without a name."""
+
+    def about(self, episode: int) -> dict[str, Any]:
+        place = ROOMS[episode // 3 % len(ROOMS)]
+        return {"scene": place} if place else {}
+
+
+def rooms() -> Rooms:
+    return Rooms(SyntheticConfig(episodes=36, tasks=3, length=4))
+
+
+def scenes_of(part: Episodes) -> set[str]:
+    return {part.about(i).get("scene", "") for i in range(len(part.lengths))}
+
+
+def test_held_out_scenes_are_seen_by_no_other_part() -> None:
+    data, scenes = rooms(), ("attic", "kitchen 2")
+    parts = hold_out(data, SHARES, scenes=scenes)
+    assert list(parts) == [*SHARES, "unseen scenes"]
+    assert scenes_of(parts["unseen scenes"]) == set(scenes)
+    assert len(parts["unseen scenes"].lengths) == 18
+    for name in SHARES:
+        assert scenes_of(parts[name]) == {"kitchen 1"}, "what names no scene may be of one of them"
+        assert len(set(parts[name].tasks)) == 3
+    dealt = [i for part in parts.values() for i in part.keep]
+    assert sorted(dealt) == [i for i in range(36) if i // 3 % 4 != 3]
+
+
+def test_an_episode_of_a_held_out_task_stays_with_the_unseen_tasks() -> None:
+    data, task = rooms(), "follow command 1"
+    parts = hold_out(data, SHARES, (task,), ("attic",))
+    assert parts["unseen"].keep == [i for i in range(36) if data.tasks[i] == task]
+    assert scenes_of(parts["unseen"]) == set(ROOMS)
+    assert set(parts["unseen scenes"].tasks) == {"follow command 0", "follow command 2"}
+    members = [set(part.keep) for part in parts.values()]
+    assert len(set.union(*members)) == sum(map(len, members)) == 36 - 6
+
+
+def test_without_held_out_scenes_episodes_are_dealt_as_ever() -> None:
+    data, tasks = rooms(), ("follow command 1",)
+    for held in ((), tasks):
+        for seed in (0, 5):
+            found, known = hold_out(data, SHARES, held, (), seed), split(data, SHARES, held, seed)
+            assert {name: part.fingerprint for name, part in found.items()} == {
+                name: part.fingerprint for name, part in known.items()
+            }
+
+
+def test_scenes_that_cannot_be_held_out_are_refused() -> None:
+    with pytest.raises(DataError) as refused:
+        hold_out(rooms(), SHARES, scenes=("kitchen_1", "attic"))
+    assert str(refused.value) == (
+        "held-out scenes ['kitchen_1'] are not in the data; of its 3 the nearest are "
+        "['kitchen 1', 'kitchen 2']"
+    )
+    with pytest.raises(DataError, match=r"of its 3 the nearest are \['attic', 'kitchen 1'"):
+        hold_out(rooms(), SHARES, scenes=("????",))
+    with pytest.raises(DataError, match=r"no episode names its scene, so \['attic'\] cannot"):
+        hold_out(SyntheticConfig(episodes=9).build(), SHARES, scenes=("attic",))
+    tasks = tuple(f"follow command {i}" for i in (0, 1))
+    data = rooms()
+    data.tasks = [tasks[0] if i // 3 % 4 == 2 else tasks[1] for i in range(36)]
+    with pytest.raises(DataError, match=r"scenes \['attic'\] are of held-out tasks"):
+        hold_out(data, SHARES, tasks[:1], ("attic",))
+    with pytest.raises(DataError, match="0 episodes are too few for the parts"):
+        hold_out(data, SHARES, scenes=ROOMS[:3])
 
 
 def test_a_saved_split_fits_its_data_set_alone(tmp_path: Path) -> None:

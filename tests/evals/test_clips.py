@@ -29,12 +29,42 @@ def test_offsets_that_cannot_be_are_refused(offsets: tuple[int, ...], stride: in
         enumerate_clips(EPISODES, offsets, stride)
 
 
-def test_thinning_is_even_and_keeps_both_ends() -> None:
-    few = enumerate_clips(EPISODES, (0, 4), 2, most=4)
-    assert list(zip(few.episode.tolist(), few.start.tolist(), strict=True)) == [
-        (0, 0), (0, 4), (1, 4), (2, 4),
-    ]  # fmt: skip
-    assert len(enumerate_clips(EPISODES, (0, 4), 2, most=100).start) == 9
+UNEVEN = SyntheticConfig(episodes=1, length=9).build()
+UNEVEN.lengths = [20 + i % 9 for i in range(50)] + [3]  # numbers are all that is asked of it
+
+
+def starts(gap: int, most: int) -> set[tuple[int, int]]:
+    clips = enumerate_clips(UNEVEN, (0, gap), 2, most)
+    listed = list(zip(clips.episode.tolist(), clips.start.tolist(), strict=True))
+    assert listed == sorted(set(listed))
+    return set(listed)
+
+
+@pytest.mark.parametrize("gap", [1, 5, 10])
+@pytest.mark.parametrize("most", [1, 30, 50, 120, 10_000])
+def test_thinning_takes_as_much_of_one_episode_as_of_another(gap: int, most: int) -> None:
+    every, few = starts(gap, 0), starts(gap, most)
+    assert few <= every
+    assert len(few) == min(most, len(every))
+    counts = np.bincount([e for e, _ in few], minlength=51)
+    reached = np.bincount([e for e, _ in every], minlength=51)
+    level = counts.max()
+    assert (counts >= np.minimum(reached, level - 1)).all()  # one clip more or less
+
+
+def test_thinned_clips_lie_anywhere_in_their_episodes() -> None:
+    first = np.array([start for _, start in starts(1, 50)])  # one of each
+    assert np.histogram(first, (0, 5, 10, 15, 20))[0].min() >= 8
+    for each, apart in ((2, 6), (3, 4)):  # in steps; neighbours on the grid are 2 apart
+        some = [sorted(s for e, s in starts(1, 50 * each + 1) if e == one) for one in range(50)]
+        assert min(min(np.diff(found)) for found in some) == apart
+
+
+def test_gaps_and_probes_of_fewer_clips_share_first_frames() -> None:
+    for most in (30, 50, 120):
+        for short, long in ((1, 5), (5, 10), (1, 10)):
+            assert starts(short, most) & starts(long, 0) <= starts(long, most)
+        assert starts(5, most // 6) <= starts(5, most // 2) <= starts(5, most)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])

@@ -149,8 +149,10 @@ def test_ten_probes_cost_one_pass_and_a_second_run_none(tmp_path: Path) -> None:
     requests = [r for probe in prepared.values() for r in probe.requests()]
     encoder = Patches()
     one = EncoderReader(encoder, "concatenation", views, "front", tmp_path)
-    assert one.outlook(requests)[0] == one.outlook(requests)[0] > 0
-    missing, _, size = one.outlook(requests)
+    missing, seconds, size = one.outlook(requests)
+    assert encoder.calls == [1, 8, 1, 8]  # single frames, with cells and without, are timed once
+    assert one.encoded == one.seconds == 0 < seconds
+    assert missing == one.missing(requests) > 0
     encoder.calls.clear()
     one.prepare(requests)
     assert sum(encoder.calls) == one.encoded == missing
@@ -176,7 +178,7 @@ def test_ten_probes_cost_one_pass_and_a_second_run_none(tmp_path: Path) -> None:
             pass
     assert sum(encoder.calls) == len(wanted)  # answers read nothing that was not requested
     assert other.encoded == 0  # and another reading shares the pass
-    assert other.outlook(requests) == (0, 0.0, 0)
+    assert other.outlook(requests) == (other.missing(requests), 0.0, 0) == (0, 0.0, 0)
 
 
 def test_a_batch_is_as_large_as_it_may_be_and_spans_episodes(tmp_path: Path) -> None:
@@ -305,3 +307,22 @@ def test_a_request_reads_what_it_names(tmp_path: Path) -> None:
     before = found.encoded
     found.vectors("train", PAIRS.taken(np.array([3, 1])))
     assert found.encoded == before
+
+
+def test_single_frames_are_encoded_once_however_many_clips_show_them(tmp_path: Path) -> None:
+    requests = [Request("train", PAIRS.shown(*order)) for order in ((0, 4), (4, 0), (0, 0), (0, 2))]
+    requests.append(Request("train", enumerate_clips(WORLD, (0, 1, 2, 3), 2), cells=True))
+    encoder = Patches()
+    one = reader(encoder, "concatenation", tmp_path)
+    assert one.missing(requests) == sum(WORLD.lengths)  # of far more that are shown
+    one.prepare(requests)
+    assert sum(encoder.calls) == sum(WORLD.lengths)
+    assert one.missing(requests) == 0
+    two = reader(Patches(2), "pair", tmp_path)
+    steps = {
+        (e, s + first, last - first)
+        for r in requests
+        for e, s in zip(r.clips.episode, r.clips.start, strict=True)
+        for first, last in pairwise(r.clips.offsets)
+    }
+    assert two.missing(requests) == len(steps)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from saccade.evals import ridge
 from saccade.evals.readouts import Attentive, Readout, fitter
 from saccade.evals.ridge import PENALTIES, Ridge, Scale
 
@@ -18,14 +19,14 @@ def linear_data(
 @pytest.mark.parametrize(("rows", "features"), [(40, 6), (12, 30)])
 def test_ridge_solves_the_normal_equations_in_both_forms(rows: int, features: int) -> None:
     x, y = linear_data(rows, features, noise=1.0)
-    ridge, penalty = Ridge(x), 0.3
-    assert ridge.dual == (features > rows)
+    fitted, penalty = Ridge(x), 0.3
+    assert fitted.dual == (features > rows)
     z = (x - x.mean(0)) / x.std(0, correction=0)
     centred = torch.from_numpy(y - y.mean(0))
     gram = z.T @ z / rows + penalty * torch.eye(features)
     expected = torch.linalg.solve(gram, z.T @ centred / rows)
     penalties = torch.tensor([1e-3, penalty], dtype=torch.float64)
-    torch.testing.assert_close(ridge.weights(torch.from_numpy(y), penalties)[1], expected)
+    torch.testing.assert_close(fitted.weights(torch.from_numpy(y), penalties)[1], expected)
 
 
 def test_ridge_reads_a_linear_target_exactly_and_chooses_the_smallest_penalty() -> None:
@@ -41,6 +42,29 @@ def test_ridge_of_noise_chooses_a_large_penalty_on_the_select_split() -> None:
     fit = Ridge(x[:30]).fit(y[:30], x[30:], y[30:])
     assert fit.penalty is not None
     assert fit.penalty > 1
+
+
+@pytest.mark.parametrize(("decay", "mean", "penalty"), [(1, 100, 0), (4, 0.3, 0), (4, 0.3, 6)])
+def test_float32_features_are_guessed_from_as_exactly_as_is_said(
+    decay: int, mean: float, penalty: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, rows, features = np.random.default_rng(0), 3000, 64
+    turn = np.linalg.qr(rng.normal(size=(features, features)))[0]
+    x = rng.normal(size=(rows, features)) * np.logspace(0, -decay, features) @ turn + mean
+    x = torch.from_numpy(x).float()
+    y = x.double().numpy() @ rng.normal(size=(features, 2)) + 0.5 * rng.normal(size=(rows, 2))
+    monkeypatch.setattr(ridge, "PENALTIES", PENALTIES[penalty : penalty + 1])
+    exact, quick = (Ridge(kind).fit(y, x[:50], y[:50]) for kind in (x.double(), x))
+    guess, wanted = quick.predict(x), exact.predict(x)
+    apart = np.linalg.norm(guess - wanted) / np.linalg.norm(wanted - wanted.mean(0))
+    assert apart < (2e-4 if decay == 4 and penalty == 0 else 1e-5)
+
+
+def test_the_correlations_of_many_features_are_whole_and_those_of_float64() -> None:
+    x = torch.randn(2500, 300) @ torch.randn(300, 300) + 5  # panels and blocks that are not full
+    scale, found = ridge._moments(x)
+    torch.testing.assert_close(found, torch.corrcoef(x.double().T), rtol=0, atol=2e-6)
+    torch.testing.assert_close(scale.mean, x.double().mean(0), rtol=0, atol=1e-5)
 
 
 def test_dead_features_change_nothing_even_if_they_come_alive_later() -> None:

@@ -141,6 +141,8 @@ def test_floors_that_win_on_another_split_are_suspicious() -> None:
     line = suspicious(told(*unseen))
     assert "on unseen tasks position only (R2 0.30 [0.25, 0.35]) sees no picture" in line
     assert "on seen tasks" not in line
+    places = [{**each, "split": "unseen scenes"} for each in unseen]
+    assert "on unseen scenes position only (R2 0.30" in suspicious(told(*places))
 
 
 def test_a_headline_without_plain_floors_is_suspicious() -> None:

@@ -151,6 +151,18 @@ def test_unseen_tasks_and_other_data_sets_have_their_own_sentences() -> None:
     assert "C does not" in elsewhere
 
 
+def test_unseen_scenes_are_told_between_unseen_tasks_and_other_data() -> None:
+    splits = ("unseen", "unseen scenes", "bridge")
+    rows = [*three(), *(each for split in splits for each in three(split=split))]
+    pairs = [pair("A", "B", 0.05, split="unseen scenes")]
+    told = [line for line in verdict(rows, pairs, ACTION).details if line.startswith("On ")]
+    assert [line.partition(":")[0] for line in told] == [
+        "On unseen tasks", "On unseen scenes", "On the data set bridge",
+    ]  # fmt: skip
+    assert "A exceeds B by 0.05 [0.01, 0.09], Holm p 0.001" in told[1]
+    assert "A exceeds B" not in told[0] + told[2], "the pair is of the scenes"
+
+
 def test_neither_exceeds_a_floor_that_both_are_level_with() -> None:
     rows = [row("A", 0.42, split="unseen"), row("B", 0.41, split="unseen")]
     rows += [floor("raw pixel change", 0.4, split="unseen"), *three()]

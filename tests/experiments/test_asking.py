@@ -1,7 +1,9 @@
 """What the data can answer, and work that stops when it must."""
 
+import re
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 from saccade.data.episodes import Subset
 from saccade.data.synthetic import SyntheticConfig
 from saccade.errors import DataError
-from saccade.evals.probe import ALL
+from saccade.evals.features import EncoderReader, readings
+from saccade.evals.probe import ALL, Representation
 from saccade.evals.probes.base import Data, ProbeConfig
 from saccade.experiments import asking
-from saccade.experiments.asking import askable
+from saccade.experiments.asking import askable, encode
+from tests.evals.readable import Patches
 
 CONFIG = ProbeConfig(probes=ALL, gaps=(1, 3), resamples=20)
 PARTS = {"train": range(6), "select": range(6, 8), "test": range(8, 10)}
@@ -116,3 +120,42 @@ def test_one_failure_ends_all_threads(error: BaseException) -> None:
         asking._in_threads(work, [0, 1, 2], jobs=2)
     assert ended == [0], "the third item never began"
     assert len(turns) < 10_000
+
+
+def test_long_encoding_is_foretold_and_kept_features_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dealt = data()
+    prepared = askable(dealt, CONFIG, ALL).prepared
+    encoders = [Patches(), Patches(seed=1), Patches(2)]
+    groups = [
+        [
+            Representation(
+                name=f"{number} ({reading})",
+                kind="method",
+                readers={0: EncoderReader(encoder, reading, dealt.parts, "front", tmp_path)},
+            )
+            for reading in readings(encoder)
+        ]
+        for number, encoder in enumerate(encoders)
+    ]
+    requests = [request for each in prepared.values() for request in each.requests()]
+    readers = [reader for group in groups for each in group for reader in each.readers.values()]
+    assert all(isinstance(reader, EncoderReader) for reader in readers)
+    counts = [reader.missing(requests) for reader in readers if isinstance(reader, EncoderReader)]
+    told: list[str] = []
+    monkeypatch.setattr(asking, "LONG", 0.0)
+    encode(groups, prepared, told.append)
+    (sentence,) = told
+    clips = counts[0] + counts[2] + counts[4]  # both readings of an encoder share their clips
+    assert re.match(rf"encoding {clips:,} clips will take about \d+ s, .* --probe.most", sentence)
+    encoded = [reader.encoded for reader in readers if isinstance(reader, EncoderReader)]
+    assert encoded == [counts[0], 0, counts[2], 0, counts[4]]
+    encode(groups, prepared, told.append)
+    assert told == [sentence]
+    monkeypatch.undo()
+    for path in tmp_path.rglob("rows.bin"):
+        path.unlink()
+    encode(groups, prepared, told.append)
+    assert told == [sentence], "seconds are not worth a sentence"
+    assert sum(r.encoded for r in readers if isinstance(r, EncoderReader)) == 2 * sum(encoded)

@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from saccade.config import from_dict, to_dict
+from saccade.data.episodes import Subset
 from saccade.data.files.index import cache_folder
 from saccade.data.synthetic import Synthetic, SyntheticConfig
 from saccade.data.synthetic_reach import Reach, ReachConfig
 from saccade.errors import ConfigError, DataError
+from saccade.evals.leaks import check_parts
 from saccade.experiments.source import Parts, SourceConfig, recorded_size
 
 WORLD = SyntheticConfig(episodes=15, length=4, tasks=3)
@@ -50,6 +54,75 @@ def test_held_out_tasks_are_only_in_unseen() -> None:
     assert sorted(chain(*members(parts).values())) == list(range(15))
     with pytest.raises(DataError, match=r"'fly'.*not in the data"):
         opened(held_out_tasks=("fly",))
+
+
+class Rooms(Synthetic):
+    """A toy world in which each task has a room of its own, and shares another; one is unnamed."""
+
+    def about(self, episode: int) -> dict[str, Any]:
+        own = f"room of {episode % 3}"
+        return {"scene": "hall" if episode < 9 else own} if episode != 14 else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomsConfig(SyntheticConfig):
+    def build(self) -> Rooms:
+        return Rooms(self)
+
+
+ROOMS = SourceConfig(episodes=RoomsConfig(episodes=18, length=4, tasks=3))
+
+
+def test_held_out_scenes_are_a_part_that_is_only_reported() -> None:
+    told: list[str] = []
+    parts = replace(ROOMS, held_out_scenes=("room of 1", "room of 0")).open(16, told.append)
+    assert list(parts.named()) == ["train", "select", "test", "unseen scenes"]
+    assert parts.unseen_scenes is not None
+    assert parts.unseen_scenes.keep == [9, 10, 12, 13, 15, 16]
+    assert parts.held_out() == {
+        "held_out_tasks": [], "held_out_scenes": ["room of 0", "room of 1"], "new_tasks": [],
+    }  # fmt: skip
+    assert told[-1] == (
+        "1 of 18 episodes name no scene and may be of a held-out one: they are in no part"
+    )
+    check_parts(parts.named(), parts.camera)
+    shared = {**parts.named(), "unseen scenes": Subset(parts.whole, [9, parts.train.keep[0]])}
+    with pytest.raises(DataError, match="in 'train' and in 'unseen scenes'"):
+        check_parts(shared, parts.camera)
+
+
+def test_unseen_scenes_of_tasks_that_were_never_trained_on_are_told() -> None:
+    told: list[str] = []
+    parts = replace(ROOMS, held_out_scenes=("hall", "room of 1")).open(16, told.append)
+    assert parts.held_out()["new_tasks"] == ["follow command 1"]
+    assert told[-1] == (
+        "1 of 3 tasks of the unseen scenes were never trained on: what is lost there may be lost "
+        "to the task"
+    )
+    told.clear()
+    parts = replace(ROOMS, held_out_tasks=(FIRST,), held_out_scenes=("hall",)).open(16, told.append)
+    assert list(parts.named())[3:] == ["unseen", "unseen scenes"]
+    assert parts.unseen is not None
+    assert len(parts.unseen.lengths) == 6
+    assert parts.held_out() == {
+        "held_out_tasks": [FIRST], "held_out_scenes": ["hall"], "new_tasks": [],
+    }  # fmt: skip
+
+
+def test_a_scene_that_nobody_recorded_in_is_refused() -> None:
+    with pytest.raises(DataError, match=r"\['room of 7'\] are not in the data.*'room of 0'"):
+        replace(ROOMS, held_out_scenes=("room of 7",)).open(16)
+    with pytest.raises(DataError, match="no episode names its scene"):
+        opened(held_out_scenes=("hall",))
+
+
+def test_what_was_saved_before_scenes_could_be_held_out_is_still_read() -> None:
+    source = SourceConfig(episodes=WORLD, held_out_tasks=(FIRST,), shares=(0.5, 0.3, 0.2))
+    saved = to_dict(source)
+    assert saved.pop("held_out_scenes") == []
+    assert from_dict(json.loads(json.dumps(saved))) == source
+    held = replace(source, held_out_scenes=("hall",))
+    assert from_dict(json.loads(json.dumps(to_dict(held)))) == held != source
 
 
 def test_the_seed_decides_the_split() -> None:

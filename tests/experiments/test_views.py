@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from saccade.data.episodes import Subset
-from saccade.data.synthetic import SyntheticConfig
+from saccade.data.synthetic import Synthetic, SyntheticConfig
 from saccade.errors import ConfigError, DataError
+from saccade.evals.probe import prepare
 from saccade.evals.probes.base import ProbeConfig
 from saccade.experiments.source import SourceConfig
-from saccade.experiments.views import SeenAs, Sizes, Transfer, sizes_of_parts
+from saccade.experiments.views import SeenAs, Sizes, Transfer, sizes_of_parts, told_parts
 from saccade.types import Preprocessing
 from tests.train.toy import ToyEncoder
 
@@ -51,6 +52,51 @@ def test_labels_of_perturbed_parts_are_those_of_the_clean_one() -> None:
     data = made.labels(8)
     assert data.parts["test | JPEG 20"] is made.at(8).views["test"]
     assert data.reported() == [name for name in data.parts if name not in ("train", "select")]
+
+
+def test_unseen_scenes_are_labelled_reported_and_never_perturbed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = {"scene": "hall"}, {"scene": "attic"}
+    monkeypatch.setattr(Synthetic, "about", lambda _, episode: place[episode > 3])
+    made = sizes(held_out_scenes=("attic",))
+    views = made.at(8).views
+    assert list(views)[:4] == ["train", "select", "test", "unseen scenes"]
+    assert {name.partition(" | ")[0] for name in views if " | " in name} == {"test"}
+    data = made.labels(8)
+    assert data.parts["unseen scenes"] is views["unseen scenes"]
+    assert "unseen scenes" in data.reported()
+    assert sizes_of_parts(views)["unseen scenes"] == {"episodes": 2, "frames": 10}
+    assert told_parts(views) == "episodes: train 2, select 1, test 1, unseen scenes 2"
+
+
+@pytest.mark.parametrize("most", [False, True])
+def test_what_repeats_an_earlier_part_is_left_out_unless_it_is_most_of_a_part(
+    monkeypatch: pytest.MonkeyPatch, most: bool
+) -> None:
+    source = SourceConfig(episodes=replace(WORLD, episodes=10), decode="always")
+    plain = source.open(8)
+    gone = plain.test.keep[:1] if not most else plain.test.keep
+    twins = dict(zip(gone, plain.train.keep, strict=False))  # they are as those are
+    for name in ("numbers", "pixels"):
+        true = getattr(Synthetic, name)
+        monkeypatch.setattr(
+            Synthetic, name, lambda self, i, *a, true=true: true(self, twins.get(i, i), *a)
+        )
+    made = Sizes(source, ROBUST)
+    opened = made.at(16)
+    if most:  # the check of parts refuses them
+        assert (made.left_out, opened.parts.test.keep) == ((), plain.test.keep)
+        with pytest.raises(DataError, match="with the same pictures, and so for 2 of 2 episodes"):
+            prepare(made.labels(16), ProbeConfig(gaps=(1,)))
+        return
+    assert opened.views["test"].lengths == [5]
+    assert opened.parts.test.keep == [*set(plain.test.keep) - set(gone)]
+    assert opened.views["test | JPEG 20"].lengths == [5]
+    (told,) = made.left_out
+    assert told.startswith("Left out 1 of 2 episodes of the part 'test': their states")
+    assert made.at(8).parts.test.keep == opened.parts.test.keep
+    prepare(made.labels(16), ProbeConfig(gaps=(1,)))
 
 
 def test_each_size_is_opened_once() -> None:
@@ -99,7 +145,7 @@ def test_a_camera_is_renamed_with_all_that_is_known_of_it() -> None:
 
 
 def test_what_another_data_set_cannot_be() -> None:
-    for name in ("test", "train", "test | fog"):
+    for name in ("test", "train", "unseen", "unseen scenes", "test | fog"):
         with pytest.raises(ConfigError, match="rename it"):
             sizes(ROBUST, Transfer(name=name, source=OTHER)).at(8)
     with pytest.raises(DataError, match="same is the data set itself"):

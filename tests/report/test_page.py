@@ -155,7 +155,28 @@ def test_what_is_absent_is_left_out(lean: dict[str, Any], tmp_path: Path) -> Non
     assert "What is taken for what" not in page
     assert "No pictures were saved" in page
     assert "No task was held out" in page
+    assert "No scene was held out" in page
+    assert "may be lost to the task" not in page
     assert "Do the methods differ?" not in page
+
+
+def test_held_out_scenes_are_a_split_of_the_table_and_limit_the_claim(
+    lean: dict[str, Any], tmp_path: Path
+) -> None:
+    lean["data"]["parts"]["unseen scenes"] = {"episodes": 9, "frames": 90}
+    lean["data"] |= {
+        "held_out_scenes": ["attic", "hall 2"],
+        "new_tasks": ["push", "pull", "turn", "fold"],
+    }
+    lean["probes"] += [{**row, "split": "unseen scenes"} for row in lean["probes"]]
+    page = rendered(lean, tmp_path)
+    assert re.search(r">held-out scenes</option>", page)
+    assert "<dt>Held-out scenes</dt><dd>attic, hall 2</dd>" in page
+    assert "<b>2</b> scenes held out" in page
+    assert "Any new scene" in page
+    assert "Seen and unseen" in page
+    assert "No scene was held out" not in page
+    assert "There 4 tasks are new too (push, pull, turn, …), so what is lost there may be" in page
 
 
 def test_a_single_gap_and_no_training_are_enough(lean: dict[str, Any], tmp_path: Path) -> None:

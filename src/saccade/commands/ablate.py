@@ -52,6 +52,7 @@ class Command:
         budget: training samples of each run; 0 keeps the recipes' own.
         seeds: runs of each cell; a claim needs three.
         held_out_tasks: instructions of tasks that only the report may see.
+        held_out_scenes: scenes that only the report may see, as the data set names them.
         full_grid: every combination of values that has a meaning, not one axis at a time.
         probe: what to ask of the frozen encoders.
         jobs: runs at once; 0 means one per core, or one where there is a GPU.
@@ -72,6 +73,7 @@ class Command:
     budget: int = 0
     seeds: int = 3
     held_out_tasks: tuple[str, ...] = ()
+    held_out_scenes: tuple[str, ...] = ()
     full_grid: bool = False
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     jobs: int = 0
@@ -123,7 +125,7 @@ def planned(command: Command) -> Ablation:
     Raises:
         ConfigError: as ``bases``, ``choose`` and ``grid``.
     """
-    given = (command.data, command.data_options, command.held_out_tasks)
+    given = (command.data, command.data_options, command.held_out_tasks, command.held_out_scenes)
     found = [
         replace(base, training=with_data(base.training, *given))
         for base in bases(command.family, command.preset, command.size)

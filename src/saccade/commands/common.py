@@ -85,8 +85,9 @@ def with_data(
     root: str | None,
     options: Sequence[str] = (),
     held_out_tasks: tuple[str, ...] = (),
+    held_out_scenes: tuple[str, ...] = (),
 ) -> Training:
-    """Return the training on another data set of any format, with these tasks held out."""
+    """Return the training on another data set of any format, with tasks and scenes held out."""
     source = training.source
     if root is not None:
         found = data_set(root, options)
@@ -96,6 +97,8 @@ def with_data(
         source = replace(source, episodes=found)
     if held_out_tasks:
         source = replace(source, held_out_tasks=held_out_tasks)
+    if held_out_scenes:
+        source = replace(source, held_out_scenes=held_out_scenes)
     return replace(training, source=source)
 
 

@@ -36,6 +36,7 @@ class Command:
         budget: training samples of each run; 0 keeps the recipes' own.
         seeds: runs of each recipe; a claim needs three.
         held_out_tasks: instructions of tasks that only the report may see.
+        held_out_scenes: scenes that only the report may see, as the data set names them.
         probe: what to ask of the frozen encoders.
         jobs: runs at once; 0 means one per core, or one where there is a GPU.
         overwrite: delete the folder first.
@@ -49,6 +50,7 @@ class Command:
     budget: int = 0
     seeds: int = 3
     held_out_tasks: tuple[str, ...] = ()
+    held_out_scenes: tuple[str, ...] = ()
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     jobs: int = 0
     overwrite: bool = False
@@ -62,24 +64,7 @@ def main(args: list[str]) -> int:
         list_recipes()
         return 2
     command = tyro.cli(Command, args=args, prog="saccade compare")
-    comparison = Comparison(
-        methods=tuple(
-            Method(
-                name=name,
-                recipe=recipe,
-                training=with_data(
-                    load_recipe(recipe),
-                    command.data,
-                    command.data_options,
-                    command.held_out_tasks,
-                ),
-            )
-            for name, recipe in zip(names(command.recipes), command.recipes, strict=True)
-        ),
-        samples=command.budget,
-        seeds=command.seeds,
-        probe=command.probe,
-    )
+    comparison = planned(command)
     comparison.check()
     if command.dry_run:
         for method in comparison.methods:
@@ -96,6 +81,25 @@ def main(args: list[str]) -> int:
     )
     show_results(results, command.out)
     return 0
+
+
+def planned(command: Command) -> Comparison:
+    """Return what the command asks for.
+
+    Raises:
+        ConfigError: there is no such recipe.
+        DataError: no data set that we know is there.
+    """
+    given = (command.data, command.data_options, command.held_out_tasks, command.held_out_scenes)
+    return Comparison(
+        methods=tuple(
+            Method(name=name, recipe=recipe, training=with_data(load_recipe(recipe), *given))
+            for name, recipe in zip(names(command.recipes), command.recipes, strict=True)
+        ),
+        samples=command.budget,
+        seeds=command.seeds,
+        probe=command.probe,
+    )
 
 
 def names(recipes: tuple[str, ...]) -> list[str]:

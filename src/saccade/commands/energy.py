@@ -46,6 +46,7 @@ class Command:
         camera: camera to look through; empty takes the first.
         crop: how frames become squares; left out it is the model's, another is refused.
         held_out_tasks: instructions of tasks that only the report may see.
+        held_out_scenes: scenes that only the report may see, as the data set names them.
         split_seed: decides which episodes go where; use that of the training.
         part: which episodes; all does not split, for data that no model was trained on.
         episodes: most episodes, evenly spread; 0 takes all.
@@ -80,6 +81,7 @@ class Command:
     camera: str = ""
     crop: Crop | None = None
     held_out_tasks: tuple[str, ...] = ()
+    held_out_scenes: tuple[str, ...] = ()
     split_seed: int = 0
     part: Part = "test"
     episodes: int = 30
@@ -131,6 +133,7 @@ def study_of(command: Command) -> EnergyStudy:
             episodes=data_set(command.data, command.data_options),
             camera=command.camera,
             held_out_tasks=command.held_out_tasks,
+            held_out_scenes=command.held_out_scenes,
             split_seed=command.split_seed,
         ),
         crop=command.crop,

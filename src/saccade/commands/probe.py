@@ -40,6 +40,7 @@ class Command:
         data_options: options of its reader, like state=joint.
         camera: camera to look through; empty takes the first.
         held_out_tasks: instructions of tasks that only the report may see.
+        held_out_scenes: scenes that only the report may see, as the data set names them.
         transfer: other data sets, to report on what was fitted on this one; NAME=PATH names one.
         transfer_options: options of their reader.
         transfer_camera: the camera of the others; empty takes the first.
@@ -57,6 +58,7 @@ class Command:
     data_options: tuple[str, ...] = ()
     camera: str = ""
     held_out_tasks: tuple[str, ...] = ()
+    held_out_scenes: tuple[str, ...] = ()
     transfer: tuple[str, ...] = ()
     transfer_options: tuple[str, ...] = ()
     transfer_camera: str = ""
@@ -93,6 +95,7 @@ def configured(command: Command) -> Probing:
             episodes=data_set(command.data, command.data_options),
             camera=command.camera,
             held_out_tasks=command.held_out_tasks,
+            held_out_scenes=command.held_out_scenes,
             split_seed=command.split_seed,
         ),
         probe=config,

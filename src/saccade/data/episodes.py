@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
@@ -303,8 +303,11 @@ def split(
     shares: Mapping[str, float],
     held_out_tasks: Sequence[str] = (),
     seed: int = 0,
+    left_out: Collection[int] = (),
 ) -> dict[str, Subset]:
     """Deal whole episodes into named parts; episodes of held-out tasks become ``unseen``.
+
+    Those that are ``left_out`` go to no part, unless their task is held out.
 
     Each task with as many episodes as parts or more is dealt on its own, and every part gets at
     least one of it. Rarer tasks are dealt together, as if they were one: where nearly every
@@ -320,8 +323,8 @@ def split(
     parts: dict[str, list[int]] = {name: [] for name in shares}
     bounds = np.cumsum(list(shares.values())) / sum(shares.values())
     groups: dict[str, list[int]] = {}
-    for index, task in enumerate(episodes.tasks):
-        groups.setdefault(task, []).append(index)
+    for index in sorted(set(range(len(episodes.tasks))) - set(left_out)):
+        groups.setdefault(episodes.tasks[index], []).append(index)
     dealt, rare = [], []
     for task in sorted(groups.keys() - set(held_out_tasks)):
         common = len(groups[task]) >= len(shares)
@@ -337,9 +340,8 @@ def split(
             parts[name] += members[low:high]
     empty = [name for name, members in parts.items() if not members]
     if empty:
-        raise DataError(
-            f"{len(episodes.lengths)} episodes are too few for the parts {empty}; collect more"
-        )
+        count = sum(map(len, dealt)) + len(rare)
+        raise DataError(f"{count} episodes are too few for the parts {empty}; collect more")
     if held_out_tasks:
         held_out = set(held_out_tasks)
         parts["unseen"] = [i for i, text in enumerate(episodes.tasks) if text in held_out]

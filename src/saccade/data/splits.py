@@ -5,8 +5,9 @@
 Parts name episodes by number; the fingerprint says of which data set.
 """
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,65 @@ from saccade.data.episodes import Episodes, Subset, split
 from saccade.errors import ConfigError, DataError
 
 Level = Literal["episode", "task", "scene"]
+UNSEEN_SCENES = "unseen scenes"  # the part of episodes that were recorded in held-out scenes
+NEAR = 3  # names that an error suggests
+
+
+def hold_out(
+    episodes: Episodes,
+    shares: Mapping[str, float],
+    tasks: Sequence[str] = (),
+    scenes: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Subset]:
+    """Deal episodes as ``split`` does, and those of held-out scenes into ``unseen scenes``.
+
+    An episode of a held-out task stays ``unseen``, wherever it was recorded. One that names no
+    scene may have been recorded in a held-out one: it goes to no part, unless its task is held
+    out.
+
+    Raises:
+        DataError: a task or scene is not in the data, or a part would be empty.
+    """
+    if not scenes:
+        return split(episodes, shares, tasks, seed)
+    places = [episodes.about(i).get("scene", "") for i in range(len(episodes.lengths))]
+    _require_scenes(scenes, set(places) - {""})
+    there = [i for i, place in enumerate(places) if place in scenes]
+    unknown = [i for i, place in enumerate(places) if not place]
+    parts = split(episodes, shares, tasks, seed, left_out={*there, *unknown})
+    there = [i for i in there if episodes.tasks[i] not in tasks]
+    if not there:
+        raise DataError(
+            f"all episodes of the held-out scenes {sorted(scenes)} are of held-out tasks, which "
+            "keep them; hold out other scenes, or fewer tasks"
+        )
+    return {**parts, UNSEEN_SCENES: Subset(episodes, there)}
+
+
+def _require_scenes(scenes: Sequence[str], known: set[str]) -> None:
+    """Refuse scenes that no episode has.
+
+    Raises:
+        DataError: it lists the nearest that there are.
+    """
+    if not known:
+        raise DataError(
+            f"no episode names its scene, so {sorted(scenes)} cannot be held out; hold out tasks, "
+            "or read the data set in a format that keeps scenes"
+        )
+    absent = sorted(set(scenes) - known)
+    if absent:
+        near = [
+            name
+            for scene in absent
+            for name in difflib.get_close_matches(scene, sorted(known), NEAR, cutoff=0.3)
+        ]
+        shown = list(dict.fromkeys(near)) or sorted(known)[:NEAR]
+        raise DataError(
+            f"held-out scenes {absent} are not in the data; of its {len(known)} the nearest are "
+            f"{shown}"
+        )
 
 
 def deal(

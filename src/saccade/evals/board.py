@@ -30,6 +30,7 @@ SUBJECTS = {
     ("action", "action"): "the robot's commands",
     ("action", "hand"): "the hand's displacement",
 }
+SPLITS = {"test": "seen tasks", "unseen": "unseen tasks", "unseen scenes": "unseen scenes"}
 READ = {
     "linear": "read linearly from frozen features",
     "mlp": "read by an MLP from frozen features",
@@ -83,6 +84,11 @@ class Lead(NamedTuple):
     def clear(self) -> bool:
         """Tell whether it is above 0, also after correction."""
         return self.low > 0 and (self.p_holm is None or self.p_holm <= SURE)
+
+
+def place_of(split: str) -> str:
+    """Return what a split is called in a sentence; one that is no part is another data set."""
+    return SPLITS.get(split, f"the data set {split}")
 
 
 def is_plain(row: Row) -> bool:

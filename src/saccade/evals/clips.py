@@ -10,6 +10,9 @@ from torch import Tensor
 from saccade.data.episodes import Episodes, Subset
 from saccade.errors import ConfigError, DataError
 
+# Of 2^32. Multiples of an irrational share of a turn lie evenly on the circle, however many.
+GOLDEN, SILVER = 2_654_435_769, 1_779_033_703
+
 
 class Clips(NamedTuple):
     """Frames ``start + offset`` of ``episode``, for each of ``offsets`` in the order shown."""
@@ -45,10 +48,12 @@ def pairs(episode: Int[np.ndarray, " n"], start: Int[np.ndarray, " n"], gap: int
 def enumerate_clips(
     episodes: Episodes, offsets: Sequence[int], stride: int, most: int = 0
 ) -> Clips:
-    """List every ``stride``-th clip of each episode, thinned evenly to at most ``most``.
+    """List every ``stride``-th clip of each episode, thinned to at most ``most``.
 
-    Offsets begin at 0. Starts lie on the same grid whatever the offsets, so that frames are
-    shared between gaps that are multiples of the stride.
+    Offsets begin at 0. Starts lie on the same grid whatever the offsets; ``most`` takes as many
+    of one episode as of another, as far as they reach, spread over its length. Nothing is drawn,
+    and what is taken is nested, so that probes share frames: fewer clips are some of the more,
+    and starts of a gap are starts of every longer one that fits into the episode there.
 
     Raises:
         ConfigError: an offset is negative or repeated, or the stride is below 1.
@@ -60,18 +65,31 @@ def enumerate_clips(
             f"offsets {list(offsets)}, stride {stride} and at most {most} clips: offsets are 0 and "
             "more and differ (a gap is at least 1), a stride is at least 1, 0 clips means all"
         )
-    starts = [np.arange(0, max(0, length - reach), stride) for length in episodes.lengths]
-    counts = [len(start) for start in starts]
-    if not sum(counts):
+    grid = [np.arange(0, length, stride) for length in episodes.lengths]
+    start = np.concatenate([*grid, np.zeros(0, np.int64)])
+    episode = np.repeat(np.arange(len(grid)), list(map(len, grid)))
+    fits = np.flatnonzero(start + reach < np.array(episodes.lengths)[episode])
+    if not len(fits):
         longest = max(episodes.lengths, default=0)
         raise DataError(
             f"no episode of {episodes.fingerprint} is longer than the gap of {reach} steps (the "
             f"longest has {longest} frames); probe smaller gaps"
         )
-    clips = Clips(np.repeat(np.arange(len(starts)), counts), np.concatenate(starts), (*offsets,))
-    if 0 < most < len(clips.start):
-        clips = clips.taken(np.linspace(0, len(clips.start) - 1, most).astype(int))
-    return clips
+    if 0 < most < len(fits):
+        fits = fits[_evenly(episode[fits], start[fits] // stride, most)]
+    return Clips(episode[fits], start[fits], (*offsets,))
+
+
+def _evenly(
+    episode: Int[np.ndarray, " n"], place: Int[np.ndarray, " n"], most: int
+) -> Int[np.ndarray, " m"]:
+    """Choose rows: first one of every episode, then a second one far from it, and so on."""
+    turn = (place * GOLDEN + episode * SILVER) % 2**32
+    order = np.lexsort((turn, episode))
+    counts = np.unique(episode, return_counts=True)[1]
+    rank = np.empty_like(order)
+    rank[order] = np.concatenate([np.arange(count) for count in counts])
+    return np.sort(np.lexsort((episode * GOLDEN % 2**32, rank))[:most])
 
 
 def read_video(

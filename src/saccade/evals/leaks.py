@@ -2,11 +2,16 @@
 
     the same episode     of one data set, seen through any number of subsets
     the same steps       a copy under another index or in another data set, or overlapping pieces:
-                         states and commands agree to the last bit while the arm moves
+                         states and commands agree to the last bit while the arm moves, and the
+                         pictures there but for noise and compression
     between frames       frames of one recording dealt to two parts: moments of one episode lie
                          between successive moments of another that is as far on its way
     continued            a recording cut into pieces: one begins, in full motion, just where and
                          as fast as another ends
+
+Scripted experts of a simulator do repeat themselves to the last bit, so pictures have the last word
+on equal steps: where objects lie elsewhere, nothing has leaked. Where the pictures are the same
+too, nothing varies in that task, and the episode is evidence of memory only: ``repeats`` names it.
 
 The last two look at states that change smoothly, in units of their own steps. Honest episodes
 start alike, stand still, or end at one place, but most of a part's do not run along the path of
@@ -16,6 +21,7 @@ where a part has so few frames of each recording that they tell nothing (a fifth
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping
 from itertools import combinations
 from typing import NamedTuple
@@ -23,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.spatial import KDTree
+from torch.nn import functional as F
 
 from saccade.data.episodes import Episodes
 from saccade.errors import DataError
@@ -30,6 +37,9 @@ from saccade.evals.clips import rooted
 from saccade.evals.probes.base import split_of
 
 SAME = 0.05  # of an episode's moving steps, that another part may hold by accident
+COMPARED = 8  # moments of such an episode whose pictures are compared
+BLOCK = 8  # pixels per side of the blocks whose means are compared: noise averages out
+ALIKE = 4.0  # grey levels by which the means of one scene's blocks may differ
 DETOUR = 1.15  # of a step, by way of a moment that lies between its ends
 BETWEEN_SHARE = 0.7  # of an episode's brisk moments that lie between those of one other
 BRISK = 0.5  # of an episode's typical step: below it, its arm rests
@@ -48,7 +58,7 @@ class Path(NamedTuple):
     """States of an episode in units of a typical step."""
 
     states: Float64[np.ndarray, "t s"]
-    steps: set[bytes]  # digests of those in which the state changes
+    steps: Mapping[bytes, int]  # those in which the state changes, and when they begin
 
     @property
     def strides(self) -> Float64[np.ndarray, " _"]:
@@ -56,10 +66,20 @@ class Path(NamedTuple):
         return np.linalg.norm(np.diff(self.states, axis=0), axis=1)
 
 
-def check_parts(parts: Mapping[str, Episodes]) -> None:
+class Repeat(NamedTuple):
+    """An episode that another part holds too, in states, commands and pictures."""
+
+    episode: int
+    share: float  # of its moving steps
+    part: str
+    of: int
+
+
+def check_parts(parts: Mapping[str, Episodes], camera: str) -> None:
     """Refuse parts that share episodes or frames, or that lack one to fit, choose or report on.
 
-    Perturbed copies (``test | noise``) are of the part before the bar.
+    Perturbed copies (``test | noise``) are of the part before the bar. Pictures are compared
+    through ``camera``.
 
     Raises:
         DataError: it names the parts and the episode.
@@ -67,7 +87,7 @@ def check_parts(parts: Mapping[str, Episodes]) -> None:
     missing = {"train", "select", "test"} - set(parts)
     if missing:
         raise DataError(f"a probe lacks the parts {sorted(missing)}; split the episodes into them")
-    plain = {name: episodes for name, episodes in parts.items() if not split_of(name)[1]}
+    plain = _plain(parts)
     held = {name: identities(episodes) for name, episodes in plain.items()}
     for first, second in combinations(held, 2):
         shared = sorted(held[first] & held[second])
@@ -77,13 +97,33 @@ def check_parts(parts: Mapping[str, Episodes]) -> None:
                 f"({len(shared)} such); split by episode, each into one part"
             )
     paths = {name: _paths(episodes) for name, episodes in plain.items()}
+    for name, found in _repeats(plain, paths, camera).items():
+        first = found[0]
+        raise _leak(
+            f"{first.share:.0%} of the moving steps of episode {first.episode} of {name!r} are "
+            f"also in {first.part!r} (in episode {first.of}), with the same pictures, and so for "
+            f"{len(found)} of {len(plain[name].lengths)} episodes"
+        )
     for first, second in combinations(plain, 2):
-        _check_same(first, paths[first], second, paths[second])
         scaled = _in_steps(paths[first], paths[second])
         if scaled is not None:
             _check_between(first, scaled[0], second, scaled[1])
             _check_between(second, scaled[1], first, scaled[0])
             _check_continued(first, scaled[0], second, scaled[1])
+
+
+def repeats(parts: Mapping[str, Episodes], camera: str) -> dict[str, list[Repeat]]:
+    """Name the episodes of each part that a part before it holds too.
+
+    Those are what ``check_parts`` refuses as the same steps, without whom it lets the others
+    through.
+    """
+    plain = _plain(parts)
+    return _repeats(plain, {name: _paths(each) for name, each in plain.items()}, camera)
+
+
+def _plain(parts: Mapping[str, Episodes]) -> dict[str, Episodes]:
+    return {name: episodes for name, episodes in parts.items() if not split_of(name)[1]}
 
 
 def identities(episodes: Episodes) -> set[tuple[str, int]]:
@@ -97,22 +137,51 @@ def _paths(episodes: Episodes) -> list[Path]:
     found = []
     for episode, length in enumerate(episodes.lengths):
         state, action = episodes.numbers(episode, np.arange(length))
-        moving = (state[1:] != state[:-1]).any(1)
+        moving = np.flatnonzero((state[1:] != state[:-1]).any(1)).tolist()
         steps = np.concatenate([state[:-1], action[:-1], state[1:]], 1)[moving]
-        found.append(Path(state.astype(np.float64), {row.tobytes() for row in steps}))
+        digests = [row.tobytes() for row in steps]
+        found.append(Path(state.astype(np.float64), dict(zip(digests, moving, strict=True))))
     return found
 
 
-def _check_same(first: str, known: list[Path], second: str, asked: list[Path]) -> None:
-    """Look for steps that agree to the last bit."""
-    steps = set().union(*(path.steps for path in known))
-    for episode, path in enumerate(asked):
-        share = len(path.steps & steps) / max(1, len(path.steps))
-        if share > SAME:
-            raise _leak(
-                f"{share:.0%} of the moving steps of episode {episode} of {second!r} are also in "
-                f"{first!r}"
-            )
+def _repeats(
+    parts: Mapping[str, Episodes], paths: Mapping[str, list[Path]], camera: str
+) -> dict[str, list[Repeat]]:
+    """Look for steps that agree to the last bit, and compare the pictures there."""
+    held: dict[bytes, list[tuple[str, int]]] = {}
+    found: dict[str, list[Repeat]] = {}
+    for name, episodes in paths.items():
+        for episode, path in enumerate(episodes):
+            owners = Counter(owner for step in path.steps for owner in held.get(step, ()))
+            for (part, of), count in owners.most_common(1):
+                share = count / len(path.steps)
+                known = paths[part][of].steps
+                moments = [
+                    (known[step], when) for step, when in path.steps.items() if step in known
+                ]
+                one, other = (parts[part], of), (parts[name], episode)
+                if share > SAME and _look_alike(one, other, np.array(moments), camera):
+                    found.setdefault(name, []).append(Repeat(episode, share, part, of))
+        for episode, path in enumerate(episodes):
+            for step in path.steps:
+                held.setdefault(step, []).append((name, episode))
+    return found
+
+
+def _look_alike(
+    one: tuple[Episodes, int],
+    other: tuple[Episodes, int],
+    moments: Int64[np.ndarray, "m 2"],
+    camera: str,
+) -> bool:
+    """Say whether two episodes show the same at moments of either, but for noise."""
+    some = moments[np.linspace(0, len(moments) - 1, min(len(moments), COMPARED)).astype(int)]
+    means = []
+    for (episodes, episode), when in zip((one, other), some.T, strict=True):
+        frames, place = np.unique(when, return_inverse=True)
+        pictures = episodes.pixels(episode, camera, frames)[place].float()
+        means.append(F.avg_pool2d(pictures, min(BLOCK, *pictures.shape[-2:])))
+    return means[0].shape == means[1].shape and bool((means[0] - means[1]).abs().max() < ALIKE)
 
 
 def _in_steps(first: list[Path], second: list[Path]) -> tuple[list[Path], list[Path]] | None:

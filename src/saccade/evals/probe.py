@@ -71,7 +71,7 @@ def prepare(data: Data, config: ProbeConfig) -> dict[str, Prepared]:
     """
     if not config.probes or not config.gaps or not config.readouts:
         raise ConfigError("probes, gaps and readouts must each name at least one")
-    check_parts(data.parts)
+    check_parts(data.parts, data.camera)
     builders: dict[str, Callable[[Data, ProbeConfig], Prepared]] = {
         "action": action.prepared,
         "flow": FlowProbe,

@@ -15,6 +15,7 @@ from saccade.evals.board import (
     apart,
     is_plain,
     names_of,
+    place_of,
     question_of,
     read_linearly,
     shown,
@@ -25,7 +26,6 @@ from saccade.evals.probes.order import STATIC
 
 TOO_GOOD = 0.99  # an R2 that no camera's noise leaves
 NO_MOTION, NO_POSITION, NO_APPEARANCE = FACTORS
-SPLITS = {"test": "seen tasks", "unseen": "unseen tasks"}
 
 
 def remarks(
@@ -202,7 +202,7 @@ def _floors_that_win(rows: Sequence[Row], paired: Sequence[Row], board: Board) -
     told = []
     for split in dict.fromkeys(row["split"] for row in rows):
         there = Board(rows, paired, board.question, split)
-        where = SPLITS.get(split, f"the data set {split}")
+        where = place_of(split)
         position = there.floor(POSITION)
         under = [row for row in there.methods if position and position in there.winners(row)]
         if position and under:

@@ -5,7 +5,9 @@
 One eigendecomposition, of X^T X or X X^T, whichever is smaller, serves every penalty and every
 target. X^T X of float32 features is multiplied in float32, block by block, and summed in float64;
 the solution for a small penalty is then corrected once by its gradient (iterative refinement;
-Wilkinson, 1963), which leaves an error of 1e-5 of the weights at most.
+Wilkinson, 1963). Guesses then differ from those of float64 by less than 1e-5 of their spread, by
+2e-4 at penalty 1e-6 of features so alike that their correlations have a condition of 1e8. (Weights
+differ there by 1 %: others guess as well.)
 """
 
 from collections.abc import Callable
@@ -18,8 +20,9 @@ from torch import Tensor
 
 PENALTIES = tuple(10.0 ** (power / 2) for power in range(-12, 9))
 BLOCK = 1024  # rows that are multiplied at once: they stay in the cache
-EXACT = 1e-3  # penalties from which float32 products leave no error worth correcting (1e-5)
-CONSTANT = 1e-6  # of a feature's largest size: varying by less is rounding
+PANEL = 128  # columns of the products that are multiplied at once
+EXACT = 1e-3  # penalties from which float32 products leave no error worth correcting
+CONSTANT = 1e-6  # of a feature's mean: varying by less is rounding
 
 
 class Fit(NamedTuple):
@@ -39,14 +42,12 @@ class Scale(NamedTuple):
     def of(cls, x: Float[Tensor, "*n d"]) -> "Scale":
         """Measure every feature over all other axes."""
         rows = x.flatten(0, -2)
-        return cls.from_moments(rows.mean(0), rows.std(0, correction=0), rows.abs().amax(0))
+        return cls.from_moments(rows.mean(0), rows.std(0, correction=0))
 
     @classmethod
-    def from_moments(
-        cls, mean: Float[Tensor, " d"], deviation: Float[Tensor, " d"], most: Float[Tensor, " d"]
-    ) -> "Scale":
-        """Give features that hardly vary, beside their largest size, no weight."""
-        alive = deviation > CONSTANT * most
+    def from_moments(cls, mean: Float[Tensor, " d"], deviation: Float[Tensor, " d"]) -> "Scale":
+        """Give features that hardly vary, beside their size, no weight."""
+        alive = deviation > CONSTANT * mean.abs()
         return cls(mean, torch.where(alive, 1 / deviation.where(alive, 1), 0))
 
     def __call__(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
@@ -76,8 +77,10 @@ class Ridge:
         """Solve for every penalty at once, for standardised features."""
         centred = (y - y.mean(0)) / len(y)
         right = self.vectors.mT @ (centred if self.dual else self._against(centred))
-        left = self.standard.mT @ self.vectors if self.dual else self.vectors
-        return left @ (right / (self.values + penalties[:, None])[..., None])
+        every = right[:, None] / (self.values[:, None] + penalties)[..., None]
+        solved = self.vectors @ every.flatten(1)  # all penalties and targets side by side
+        solved = self.standard.mT @ solved if self.dual else solved
+        return solved.view(-1, len(penalties), y.shape[1]).movedim(1, 0)
 
     def fit(
         self,
@@ -97,7 +100,14 @@ class Ridge:
         weight, penalty = weights[best], PENALTIES[best]
         if not self.dual and self.x.dtype == torch.float32 and penalty < EXACT:
             weight = self._refined(weight, target - bias, penalty)
-        return Fit(lambda x: (self.scale(x.double()) @ weight + bias).numpy(), penalty)
+        scaled = weight * self.scale.inverse[:, None]
+
+        def predict(x: Float[Tensor, "m d"]) -> Float64[np.ndarray, "m a"]:
+            """Read features off, in float64: large weights of alike features cancel."""
+            blocks = [(some.double() - self.scale.mean) @ scaled + bias for some in x.split(BLOCK)]
+            return torch.cat(blocks).numpy()
+
+        return Fit(predict, penalty)
 
     def _against(self, y: Float64[Tensor, "n a"]) -> Float64[Tensor, "d a"]:
         """Multiply standardised features with centred targets; the features' means cancel."""
@@ -153,17 +163,15 @@ def _moments(x: Float[Tensor, "n d"]) -> tuple[Scale, Float64[Tensor, "d d"]]:
     shift = x[:BLOCK].mean(0)
     gram = torch.zeros(d, d, dtype=torch.float64)
     total = torch.zeros(d, dtype=torch.float64)
-    low, high = x[0].clone(), x[0].clone()
     room, ones = torch.empty(min(n, BLOCK), d, dtype=x.dtype), torch.ones(BLOCK, dtype=x.dtype)
     for some in x.split(BLOCK):
         z = torch.sub(some, shift, out=room[: len(some)])
-        gram += z.mT @ z
         total += ones[: len(z)] @ z
-        torch.minimum(low, some.amin(0), out=low)
-        torch.maximum(high, some.amax(0), out=high)
+        for at in range(0, d, PANEL):  # the other half is their mirror
+            gram[at : at + PANEL, at:] += z[:, at : at + PANEL].mT @ z[:, at:]
+    gram = gram.triu() + gram.triu(1).mT
     mean = total / n
     covariance = gram / n - mean[:, None] * mean
     deviation = covariance.diagonal().clamp_min(0).sqrt()
-    most = torch.maximum(low.abs(), high.abs()).double()
-    scale = Scale.from_moments(shift.double() + mean, deviation, most)
+    scale = Scale.from_moments(shift.double() + mean, deviation)
     return scale, covariance * scale.inverse[:, None] * scale.inverse

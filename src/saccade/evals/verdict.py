@@ -24,6 +24,7 @@ from saccade.evals.board import (
     Row,
     listed,
     names_of,
+    place_of,
     question_of,
 )
 from saccade.evals.probes.base import ProbeConfig
@@ -172,7 +173,7 @@ def _order(board: Board) -> list[str]:
     """Compare neighbours, and say who else may be the best."""
     if len(board.methods) < 2:
         return []
-    told = f"Order of the methods on {_place(board.split)}: {_steps(board)}."
+    told = f"Order of the methods on {place_of(board.split)}: {_steps(board)}."
     leader, *others = board.methods
     level = [row for row in others if not board.separated(leader, row)]
     if level and len(others) > 1:
@@ -182,10 +183,6 @@ def _order(board: Board) -> list[str]:
 
 def _steps(board: Board) -> str:
     return "; ".join(board.compared(a, b) for a, b in pairwise(board.methods))
-
-
-def _place(split: str) -> str:
-    return {"test": "seen tasks", "unseen": "unseen tasks"}.get(split, f"the data set {split}")
 
 
 def _seeds(board: Board) -> list[str]:
@@ -218,7 +215,7 @@ def _against_floors(board: Board, method: Row) -> str:
 
 
 def _elsewhere(rows: Sequence[Row], paired: Sequence[Row], question: Question) -> list[str]:
-    """Say what holds on unseen tasks, then on other data sets."""
+    """Say what holds on unseen tasks, then in unseen scenes and on other data sets."""
     there = dict.fromkeys(row["split"] for row in rows if row["split"] != "test")
     told = []
     for split in ("unseen", *(name for name in there if name != "unseen")):
@@ -232,7 +229,7 @@ def _elsewhere(rows: Sequence[Row], paired: Sequence[Row], question: Question) -
 
 def _away(board: Board) -> str:
     scores = ", ".join(map(board.scored, board.methods))
-    parts = [f"On {_place(board.split)}: {scores}"]
+    parts = [f"On {place_of(board.split)}: {scores}"]
     if len(board.methods) > 1:
         parts.append(_steps(board))
     change, best = board.floor(CHANGE), board.floors[:1]

@@ -1,7 +1,8 @@
 """Which probes a data set can answer, and the asking: features first, then readouts.
 
     asked = askable(data, config)         labels; what cannot be asked is refused, or left out
-    encode(groups, asked.prepared)        every clip once, on the accelerator where there is one
+    encode(groups, asked.prepared)        every clip once, on the accelerator where there is one;
+                                          says beforehand how long that will take
     ask(groups, asked.prepared, config)   fits and scores
 
 A group is what reads the same features, such as both readings of one encoder.
@@ -10,10 +11,10 @@ A group is what reads the same features, such as both readings of one encoder.
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -23,13 +24,16 @@ from saccade.evals.features import EncoderReader, Request
 from saccade.evals.probe import Probed, Representation, prepare, probe
 from saccade.evals.probes.base import Data, Prepared, ProbeConfig, ProbeName
 from saccade.evals.probes.clusters import ClustersProbe
+from saccade.experiments.pace import computing_with
 from saccade.experiments.parallel import default_jobs
-from saccade.progress import progress
+from saccade.experiments.source import Report
+from saccade.progress import duration, progress
 
 VARIANTS: Mapping[ProbeName, tuple[ProbeName, ...]] = {"action": ("factors", "curves")}
 ASKED_ALONE: tuple[ProbeName, ...] = ("action", "flow", "order", "clusters")
 
 LEFT_OUT = "Left out"  # how sentences on what was not asked begin
+LONG = 120.0  # seconds of encoding that are worth a sentence beforehand
 
 Group = Sequence[Representation]
 T = TypeVar("T")
@@ -42,19 +46,6 @@ class Askable(NamedTuple):
     config: ProbeConfig
     prepared: Mapping[str, Prepared]
     left_out: tuple[str, ...]
-
-
-class CountingReader(EncoderReader):
-    """A frozen encoder that can say how much work is left."""
-
-    def missing(self, requests: Iterable[Request]) -> int:
-        """Count the clips that are to be encoded; those of several requests count once."""
-        rows: dict[tuple[Path, tuple[int, ...]], set[int]] = {}
-        for store, clips, cells in self._merged(requests):
-            rows.setdefault((store.folder, clips.offsets), set()).update(
-                store.missing(clips, cells)
-            )
-        return sum(map(len, rows.values()))
 
 
 def askable(data: Data, config: ProbeConfig, optional: Sequence[ProbeName] = ()) -> Askable:
@@ -138,43 +129,68 @@ def _one_by_one(
     )
 
 
-def encode(groups: Sequence[Group], prepared: Mapping[str, Prepared]) -> None:
+def encode(
+    groups: Sequence[Group], prepared: Mapping[str, Prepared], report: Report = lambda _: None
+) -> None:
     """Compute the features that the probes will read and that are not kept yet."""
     requests = [request for each in prepared.values() for request in each.requests()]
     readers = [reader for group in groups for reader in _encoders(group)]
     waiting = [(reader, count) for reader in readers if (count := reader.missing(requests))]
     if not waiting:
         return
+    jobs = default_jobs()
+    _foretell([reader for reader, _ in waiting], requests, jobs, report)
     with progress("encoding", sum(count for _, count in waiting), "clips") as told:
 
-        def one(item: tuple[CountingReader, int], check: Callable[[], None]) -> None:
+        def one(item: tuple[EncoderReader, int], check: Callable[[], None]) -> None:
             def tick(_: str) -> None:
                 check()
                 told(sum(reader.encoded for reader, _ in waiting))
 
             reader, _ = item
             reader.report = tick
-            _encode(reader, requests)
+            with _on_accelerator(reader):
+                reader.prepare(requests)
 
         told(0)
-        _in_threads(one, waiting, default_jobs())
+        _in_threads(one, waiting, jobs)
 
 
-def _encode(reader: CountingReader, requests: Sequence[Request]) -> None:
+def _foretell(
+    readers: Sequence[EncoderReader], requests: Sequence[Request], jobs: int, report: Report
+) -> None:
+    """Say how long it will take, where that is long, while there is time to ask for less."""
+    clips, seconds = 0, []
+    with computing_with(max(1, len(os.sched_getaffinity(0)) // jobs)):
+        for reader in readers:
+            with _on_accelerator(reader):
+                count, took, _ = reader.outlook(requests)
+            clips, seconds = clips + count, [*seconds, took]
+    wall = max(*seconds, sum(seconds) / jobs)
+    if wall > LONG:
+        report(
+            f"encoding {clips:,} clips will take about {duration(wall)}, and again nothing: they "
+            "are kept; a larger --probe.stride, a smaller --probe.most or fewer --probe.gaps ask "
+            "for fewer"
+        )
+
+
+@contextmanager
+def _on_accelerator(reader: EncoderReader) -> Iterator[None]:
     """Move a network to the accelerator while it works, and back: the next one needs the room."""
     reader.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        reader.prepare(requests)
+        yield
     finally:
         reader.encoder.to("cpu")
 
 
-def _encoders(group: Group) -> list[CountingReader]:
+def _encoders(group: Group) -> list[EncoderReader]:
     """Return the readers of a group that encode, one of each encoder: readings share its clips."""
-    found: dict[int, CountingReader] = {}
+    found: dict[int, EncoderReader] = {}
     for representation in group:
         for reader in representation.readers.values():
-            if isinstance(reader, CountingReader):
+            if isinstance(reader, EncoderReader):
                 found.setdefault(id(reader.encoder), reader)
     return list(found.values())
 

@@ -28,7 +28,7 @@ from saccade.evals.probe import COPY, Representation, compare, label_frame, rows
 from saccade.evals.probes.base import Data, ProbeConfig, ProbeName
 from saccade.evals.verdict import verdict
 from saccade.experiments import looks
-from saccade.experiments.asking import CountingReader, ask, askable, encode
+from saccade.experiments.asking import ask, askable, encode
 from saccade.experiments.source import Report, SourceConfig
 from saccade.experiments.views import Opened, Sizes, Transfer, sizes_of_parts
 from saccade.report.page import write_report
@@ -109,10 +109,11 @@ def measure(
     size = min(sizes.size_of(subject.encoder) for subject in subjects)
     data, opened = sizes.labels(size), sizes.at(size)
     config, prepared, left_out = askable(data, config, question.optional)
+    left_out = (*sizes.left_out, *left_out)
     for told in left_out:
         report(told)
     groups = [*_groups(subjects, sizes, config), *_floors(opened.views, data, config)]
-    encode(groups, prepared)
+    encode(groups, prepared, report)
     asked = ask(groups, prepared, config)
     rows = [row for each in asked for row in rows_of(each, config)]
     paired = compare(asked, config, question.references)
@@ -163,7 +164,7 @@ def data_record(
         "fps": parts.whole.fps,
         "camera": data.camera,
         "tasks": sorted(set(parts.train.tasks)),
-        "held_out_tasks": sorted(set(parts.unseen.tasks)) if parts.unseen else [],
+        **parts.held_out(),
         "parts": sizes_of_parts(views),
         "label_frame": label_frame({row["frame"] for row in rows}),
     }
@@ -211,7 +212,7 @@ def read_from(
         name=name if trained else f"{name}, random {'init' if own else 'weights'}",
         kind="method" if trained else "floor",
         readers={
-            seed: CountingReader(
+            seed: EncoderReader(
                 encoder,
                 reading,
                 opened.views,

@@ -23,7 +23,7 @@ from saccade.experiments.source import Parts, Report, SourceConfig
 from saccade.models import lora
 from saccade.models.world_model import RATE, ActionWorldModel
 
-Part = Literal["train", "select", "test", "unseen", "all"]
+Part = Literal["train", "select", "test", "unseen", "unseen scenes", "all"]
 TOGETHER = 16  # moments that are encoded at once
 ADAPTERS = ("", "adapters")  # where in a folder that a user names its adapters are
 

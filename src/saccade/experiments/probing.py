@@ -20,7 +20,7 @@ from saccade.evals.probes.base import ProbeConfig, ProbeName
 from saccade.experiments.asking import askable
 from saccade.experiments.evidence import Question, Subject, measure, write
 from saccade.experiments.source import Report, SourceConfig
-from saccade.experiments.views import Sizes, Transfer
+from saccade.experiments.views import Sizes, Transfer, told_parts
 from saccade.models.published.catalogue import ENTRIES, named
 from saccade.models.published.vision import PublishedVisionConfig
 from saccade.types import Encoder
@@ -248,6 +248,8 @@ def estimate(probing: Probing) -> list[str]:
                 f"{room / 1e6:.0f} MB"
             )
     return [
+        told_parts(data.parts),
+        *sizes.left_out,
         *asked.left_out,
         *lines,
         f"in all about {seconds / 60:.1f} minutes on one core and {size / 1e6:.0f} MB, and the "

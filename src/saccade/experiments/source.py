@@ -3,7 +3,7 @@
 Whole episodes are dealt into ``train`` (60 %: pretraining and readouts learn from it),
 ``select`` (20 %: held-out losses, penalties, early stopping) and ``test`` (20 %: reported).
 Policies are tested in a simulator, and leave ``test`` empty. Episodes of held-out tasks are
-``unseen`` and only ever reported.
+``unseen``, and others of held-out scenes ``unseen scenes``: both are only ever reported.
 """
 
 import os
@@ -15,16 +15,18 @@ import numpy as np
 
 from saccade.config import Config
 from saccade.data.cache.reader import CachedEpisodes
-from saccade.data.episodes import Episodes, Subset, split
+from saccade.data.episodes import Episodes, Subset
 from saccade.data.files.faults import OnError
 from saccade.data.files.index import cache_folder
 from saccade.data.framed import FramedEpisodes, SquareEpisodes
+from saccade.data.splits import UNSEEN_SCENES, hold_out
 from saccade.data.transforms import Framing
 from saccade.errors import ConfigError
 from saccade.types import Crop
 
 PARALLEL = 5_000  # frames from which several processes pay
 PARTS = ("train", "select", "test")
+NAMES = (*PARTS, "unseen", UNSEEN_SCENES)  # of all parts that there may be
 Report = Callable[[str], None]
 
 
@@ -36,17 +38,31 @@ class Parts(NamedTuple):
     select: Subset
     test: Subset
     unseen: Subset | None
+    unseen_scenes: Subset | None
     camera: str
     cameras: tuple[str, ...]
 
     def named(self) -> dict[str, Episodes]:
         """Return the parts by name, without those that are empty."""
-        parts = {"train": self.train, "select": self.select, "test": self.test}
+        parts = (self.train, self.select, self.test, self.unseen, self.unseen_scenes)
         return {
             name: part
-            for name, part in {**parts, "unseen": self.unseen}.items()
+            for name, part in zip(NAMES, parts, strict=True)
             if part is not None and part.lengths
         }
+
+    def held_out(self) -> dict[str, list[str]]:
+        """Name what only the report sees, as ``results.json`` does.
+
+        ``new_tasks`` are of unseen scenes, and in no episode that was trained on.
+        """
+        found = {"held_out_tasks": sorted(set(self.unseen.tasks)) if self.unseen else []}
+        there = self.unseen_scenes
+        if there is None:
+            return found
+        places = {there.about(i)["scene"] for i in range(len(there.lengths))}
+        new = set(there.tasks) - {*self.train.tasks, ""}
+        return found | {"held_out_scenes": sorted(places), "new_tasks": sorted(new)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +76,8 @@ class SourceConfig:
         crop: how frames become squares: the whole central ``square``; the ``centre`` of a shortest
             edge of 292 for 256 pixels, as V-JEPA 2; or as V-JEPA 2-``ac`` was trained.
         held_out_tasks: instructions of tasks that only the report may see.
+        held_out_scenes: scenes that only the report may see, as the data set names them. An
+            episode of a held-out task stays with the unseen tasks, wherever it was recorded.
         shares: of the episodes, for ``train``, ``select`` and ``test``, which may be 0.
         split_seed: decides which episodes go where.
         cache: folder of decoded frames; empty takes $SACCADE_CACHE or ~/.cache/saccade.
@@ -74,6 +92,7 @@ class SourceConfig:
     cameras: tuple[str, ...] = ()
     crop: Crop = "square"
     held_out_tasks: tuple[str, ...] = ()
+    held_out_scenes: tuple[str, ...] = ()
     shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
     split_seed: int = 0
     cache: str = ""
@@ -86,7 +105,8 @@ class SourceConfig:
 
         Raises:
             ConfigError: the data set has no such camera, or shares cannot be dealt.
-            DataError: a file is missing or damaged, or there are too few episodes.
+            DataError: a file is missing or damaged, there are too few episodes, or none of what
+                is to be held out.
         """
         train, select, test = self.shares
         if not (train > 0 and select > 0 and test >= 0):
@@ -95,16 +115,19 @@ class SourceConfig:
             )
         whole, cameras = self._whole(size, report)
         shares = {name: share for name, share in zip(PARTS, self.shares, strict=True) if share}
-        parts = split(whole, shares, self.held_out_tasks, self.split_seed)
-        return Parts(
+        parts = hold_out(whole, shares, self.held_out_tasks, self.held_out_scenes, self.split_seed)
+        found = Parts(
             whole=whole,
             train=parts["train"],
             select=parts["select"],
             test=parts.get("test", Subset(whole, [])),
             unseen=parts.get("unseen"),
+            unseen_scenes=parts.get(UNSEEN_SCENES),
             camera=cameras[0],
             cameras=cameras,
         )
+        _tell_scenes(found, report)
+        return found
 
     def whole(self, size: int, report: Report = lambda _: None) -> tuple[Episodes, str]:
         """Decode frames once, at ``size`` pixels; return the data set unsplit, and the camera.
@@ -171,6 +194,25 @@ class SourceConfig:
         for name, reason in cached.skipped.items():
             report(f"skipped {name}: {reason}")
         return seen_by(cameras, cached, report)
+
+
+def _tell_scenes(parts: Parts, report: Report) -> None:
+    """Tell which episodes are in no part, and whether unseen scenes are of new tasks besides."""
+    if parts.unseen_scenes is None:
+        return
+    count = len(parts.whole.lengths)
+    left = count - sum(len(part.lengths) for part in parts.named().values())
+    if left:
+        report(
+            f"{left} of {count} episodes name no scene and may be of a held-out one: they are in "
+            "no part"
+        )
+    new, tasks = parts.held_out()["new_tasks"], set(parts.unseen_scenes.tasks)
+    if new:
+        report(
+            f"{len(new)} of {len(tasks)} tasks of the unseen scenes were never trained on: what "
+            "is lost there may be lost to the task"
+        )
 
 
 def seen_by(cameras: Sequence[str], episodes: Episodes, report: Report) -> Episodes:

@@ -189,6 +189,7 @@ class Training:
         encoder = encoder_of(objective)
         shape = encoder.preprocessing
         held_out = ", ".join(self.source.held_out_tasks) or "none"
+        places = ", ".join(self.source.held_out_scenes) or "none"
         settings = json.dumps(to_dict(self), indent=2)
         episodes, frames = len(parts.train.lengths), sum(parts.train.lengths)
         return (
@@ -196,7 +197,7 @@ class Training:
             f"Pretrained with `{type(objective).__name__}` by saccade {__version__}, without "
             f"action labels, on {self.train.samples} samples from {episodes} episodes ({frames} "
             f"frames at {parts.whole.fps:g} Hz, camera {' and '.join(parts.cameras)}). "
-            f"Held-out tasks: {held_out}.\n\n"
+            f"Held-out tasks: {held_out}. Held-out scenes: {places}.\n\n"
             f"Input: {shape.num_frames} frames of {shape.image_size} x {shape.image_size} pixels, "
             f"{shape.pixels}. Output: tokens of width {encoder.embed_dim}, pooled by "
             f"{encoder.pooling}. CLS tokens are not exported: the mean over patches is what a "

@@ -1,8 +1,8 @@
 """One data set at every size of picture that the encoders want, split once.
 
-train, select, test, unseen     as ``experiments/source.py`` deals them
-test | noise 16                 the test part as a worse camera would have shown it
-NAME                            all episodes of another data set, only reported on
+train, select, test, unseen, unseen scenes    as ``experiments/source.py`` deals them
+test | noise 16                               the test part as a worse camera would have shown it
+NAME                                          all episodes of another data set, only reported on
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,11 @@ from saccade.data.episodes import Episodes, Subset
 from saccade.data.perturbed import SUITE, Kind, Perturbed
 from saccade.data.truth import SceneTruth
 from saccade.errors import ConfigError, DataError
+from saccade.evals import leaks
 from saccade.evals.features import Views
+from saccade.evals.leaks import Repeat
 from saccade.evals.probes.base import Data, ProbeConfig
-from saccade.experiments.source import Parts, Report, SourceConfig
+from saccade.experiments.source import NAMES, Parts, Report, SourceConfig
 from saccade.types import Encoder
 
 
@@ -47,7 +49,11 @@ class Sizes:
         transfers: other data sets.
         perturbations: what the test part is shown through, for the robustness probe.
         report: is told how it goes.
+
+    ``left_out`` tells, once the data are open, which episodes repeat those of an earlier part.
     """
+
+    left_out: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class Sizes:
         self.source, self.transfers, self.report = source, transfers, report
         self.perturbations = perturbations if "robustness" in config.probes else ()
         self._opened: dict[int, Opened] = {}
+        self._repeats: Mapping[str, Sequence[Repeat]] | None = None
 
     def at(self, size: int) -> Opened:
         """Open the data set, and the others, at a size.
@@ -70,17 +77,33 @@ class Sizes:
         """
         if size in self._opened:
             return self._opened[size]
-        parts = self.source.open(size, self.report)
+        parts = self._once(self.source.open(size, self.report))
         views: dict[str, Episodes] = parts.named()
         for kind, strength in self.perturbations:
             worse = Perturbed(parts.whole, kind, strength)
             views[f"test | {worse.name}"] = Subset(worse, parts.test.keep)
         for other in self.transfers:
-            if other.name in views or " | " in other.name:
+            if other.name in (*views, *NAMES) or " | " in other.name:
                 raise ConfigError(f"another data set cannot be called {other.name!r}; rename it")
             views[other.name] = self._whole(other, size, parts)
         self._opened[size] = Opened(parts, views)
         return self._opened[size]
+
+    def _once(self, parts: Parts) -> Parts:
+        """Leave out of a part what a part before it holds too; most of a part is a wrong split."""
+        named = parts.named()
+        if self._repeats is None:
+            found = leaks.repeats(named, parts.camera)
+            few = {n: each for n, each in found.items() if 2 * len(each) <= len(named[n].lengths)}
+            self._repeats = few
+            self.left_out = tuple(_told(name, named[name], each) for name, each in few.items())
+        kept = {}
+        for name, repeated in self._repeats.items():
+            part, gone = named[name], {each.episode for each in repeated}
+            assert isinstance(part, Subset)
+            keep = [number for i, number in enumerate(part.keep) if i not in gone]
+            kept[name.replace(" ", "_")] = Subset(part.episodes, keep)
+        return parts._replace(**kept)
 
     def _whole(self, other: Transfer, size: int, parts: Parts) -> Episodes:
         whole, camera = other.source.whole(size, self.report)
@@ -159,6 +182,15 @@ class SeenAs(Subset):
         return self.episodes.encoded(episode, self.camera, frames)
 
 
+def _told(name: str, part: Episodes, repeated: Sequence[Repeat]) -> str:
+    tasks = sorted({part.tasks[each.episode] for each in repeated})
+    return (
+        f"Left out {len(repeated)} of {len(part.lengths)} episodes of the part {name!r}: their "
+        f"states, commands and pictures are also in {repeated[0].part!r} (the episodes of "
+        f"{', '.join(tasks)} hardly vary), and scores on them would measure memory."
+    )
+
+
 def sizes_of_parts(views: Mapping[str, Episodes]) -> dict[str, dict[str, Any]]:
     """Count episodes and frames of the parts, without perturbed copies."""
     return {
@@ -166,3 +198,9 @@ def sizes_of_parts(views: Mapping[str, Episodes]) -> dict[str, dict[str, Any]]:
         for name, part in views.items()
         if " | " not in name
     }
+
+
+def told_parts(views: Mapping[str, Episodes]) -> str:
+    """Name the parts with their episodes, as a line of text."""
+    sizes = sizes_of_parts(views).items()
+    return "episodes: " + ", ".join(f"{name} {size['episodes']:,}" for name, size in sizes)

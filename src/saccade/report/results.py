@@ -61,6 +61,8 @@ class Data(TypedDict):
     image_size: int
     tasks: list[str]
     held_out_tasks: list[str]
+    held_out_scenes: NotRequired[list[str]]
+    new_tasks: NotRequired[list[str]]  # of those scenes, and in no episode that was trained on
     parts: dict[str, Part]
 
 

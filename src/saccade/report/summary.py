@@ -23,7 +23,7 @@ from saccade.report.results import ProbeRow, Results
 from saccade.report.text import interval, metric_of, score, upper
 
 GROUPS = ("position", "rotation", "gripper", "hand")  # others only under their probe
-SPLITS = {"test": "seen tasks", "unseen": "held-out tasks"}
+SPLITS = {"test": "seen tasks", "unseen": "held-out tasks", "unseen scenes": "held-out scenes"}
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 

@@ -106,6 +106,21 @@ def test_perturbed_parts_are_scored_through_the_readout_of_clean_ones() -> None:
     assert found["value"] == pytest.approx(expected, abs=0.02)
 
 
+def test_perturbed_parts_are_asked_about_at_the_headline_gap_only() -> None:
+    parts = {**PARTS, "test | noise 16": Perturbed(PARTS["test"], "noise", 16.0)}
+    config = ProbeConfig(
+        gaps=(1, 4), headline=4, stride=12, resamples=20, readouts=("mlp", "linear")
+    )
+    probe = ActionProbe(Data(parts, "front"), config)
+    for reader in (Given(parts, displacement), None):
+        rows = asked(reader, {"action": probe}, config)[1]
+        assert {row["gap"] for row in rows if row["condition"] == "noise 16"} == {4}
+        assert {row["gap"] for row in rows if row["condition"] == ""} == {1, 4}
+    requests = list(probe.requests())
+    assert [r.clips.offsets for r in requests if "|" in r.part] == [(0, 4)]
+    assert [r.clips.offsets for r in requests if r.part == "test"] == [(0, 1), (0, 4)]
+
+
 def test_curves_are_nested_and_end_at_the_action_row() -> None:
     config = ProbeConfig(
         probes=("curves",), gaps=(4,), stride=1, resamples=50, shares=(0.1, 0.3, 1.0)

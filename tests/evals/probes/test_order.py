@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from saccade.data.episodes import Episodes
+from saccade.data.perturbed import Perturbed
 from saccade.data.synthetic import SyntheticConfig
 from saccade.evals.clips import Clips
 from saccade.evals.probe import prepare
@@ -97,3 +98,15 @@ def test_shown_clips_are_no_more_than_the_most_that_is_allowed() -> None:
     tiny = ProbeConfig(probes=("order",), gaps=(6,), headline=6, most=3)
     two, six = OrderProbe(Data(PARTS, "front"), tiny).asked
     assert [len(each.clips["train"].start) for each in (two, six)] == [1, 1]  # 0 would mean all
+
+
+def test_perturbed_parts_are_shown_in_two_orders_at_the_headline_gap() -> None:
+    parts = {**PARTS, "test | noise 9": Perturbed(PARTS["test"], "noise", 9.0)}
+    config = ProbeConfig(probes=("order",), gaps=(2, 6), headline=6, stride=4, resamples=20)
+    probe = OrderProbe(Data(parts, "front"), config)
+    worse = [r.clips.offsets for r in probe.requests() if "|" in r.part]
+    assert worse == [(0, 6), (6, 0)]
+    rows = asked(Given(parts, noise), {"order": probe}, config)[1]
+    noisy = [row for row in rows if row["condition"] == "noise 9"]
+    assert [(row["target"], row["gap"]) for row in noisy] == [("two orders", 6)]
+    assert {row["target"] for row in rows} == {"two orders", "six orders"}

@@ -1,10 +1,12 @@
 from collections.abc import Callable
 from itertools import product
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from saccade.evals import statistics as st
+from saccade.evals.statistics import resampling
 
 REPEATS = 500
 NAN = float("nan")
@@ -210,6 +212,45 @@ def test_intervals_repeat_with_the_seed() -> None:
     ):
         assert found(3) == found(3)
         assert found(3) != found(4)
+
+
+def test_kept_draws_are_those_of_one_generator_whoever_asked_before() -> None:
+    a, b = noisy(2, 30, 0.5), noisy(2, 30, 0.7)
+    for seed in (4, 5, 5, 4):
+        st.paired_difference(a, b, st.r2, 300, seed)  # draws, or finds them drawn
+        rng = np.random.default_rng(seed)
+        weights = rng.multinomial(30, np.full(30, 1 / 30), 300)
+        each = st.r2(np.einsum("re,kec->rkc", weights, a))
+        drawn = np.take_along_axis(each, rng.integers(0, 2, each.shape), 1).mean(1)
+        level = NormalDist().cdf(-np.sqrt(30 / 29) * st.student(0.975, 29))
+        found = st.bootstrap(a, st.r2, 300, seed)
+        np.testing.assert_allclose(found[1:], np.quantile(drawn, [level, 1 - level]))
+
+
+def test_kept_permutations_are_those_of_one_generator_whoever_asked_before() -> None:
+    a, b = noisy(2, 30, 0.5)[:, None]
+    expected = {}
+    for seed in (4, 5):
+        rng = np.random.default_rng(seed)
+        swaps = np.concatenate([rng.integers(0, 2, (size, 30)) for size in (1000, 500)])
+        moved = (swaps[..., None] * (b - a)).sum(1)
+        apart = np.abs(st.r2(a.sum(1) + moved) - st.r2(b.sum(1) - moved))
+        reached = (apart >= abs(st.r2(a.sum(1)) - st.r2(b.sum(1))).item()).sum()
+        expected[seed] = (reached + 1) / 1501
+    assert 0.01 < expected[4] != expected[5]
+    for seed in (4, 5, 5, 4):
+        assert st.paired_permutation(a, b, st.r2, 1500, seed) == expected[seed]
+
+
+def test_few_draws_are_kept_and_nobody_can_change_them() -> None:
+    for episodes in range(20, 40):
+        table = noisy(1, episodes, 0.5)
+        st.bootstrap(table, st.mean_error, 10)
+        st.paired_permutation(table, table, st.mean_error, 10)
+    for kept in (resampling._drawn, resampling._packed_swaps):
+        assert kept.cache_info().currsize == 16
+        with pytest.raises(ValueError, match="read-only"):
+            kept(39, 10, 0)[0][0] = 1
 
 
 def test_one_episode_bounds_nothing() -> None:

@@ -63,7 +63,7 @@ class ActionProbe:
         for gap in config.gaps:
             self.labelled[gap] = {
                 part: targets(episodes, self._clips(part, gap), data.camera, config.labels)
-                for part, episodes in data.parts.items()
+                for part, episodes in data.asked_at(gap, config).items()
             }
             check_alike(self.labelled[gap])
 
@@ -178,7 +178,7 @@ class ActionProbe:
         fit = fitter(asked.readout, x["train"], seed)
         fitted = fit(joint["train"], x["select"], joint["select"])
         ends = np.cumsum([truth[i]["train"].shape[1] for i in chosen])[:-1]
-        split = {p: np.split(fitted.predict(x[p]), ends, 1) for p in self.data.reported()}
+        split = {p: np.split(fitted.predict(x[p]), ends, 1) for p in x if p not in FITTED}
         for place, i in enumerate(chosen):
             values = {part: columns[place] for part, columns in split.items()}
             guess = Guess(i, values, None, x["train"].shape[-1])
@@ -223,7 +223,7 @@ class ActionProbe:
     def _answer_still(self, gap: int) -> Iterator[Answer]:
         """Score the prediction of no motion."""
         guesses = [
-            Guess(i, {p: np.zeros_like(values[p]) for p in self.data.reported()}, None, 0)
+            Guess(i, {p: np.zeros_like(v) for p, v in values.items() if p not in FITTED}, None, 0)
             for i, values in enumerate(self._truth(gap))
         ]
         yield from self._scored(guesses, Asked(self.config.readouts[0], gap))

@@ -32,11 +32,11 @@ class ProbeConfig:
             cell; ``order`` which order of frames is the true one; ``clusters`` whether tasks and
             behaviours lie apart; ``factors`` what survives when position, appearance or motion is
             controlled; ``curves`` the score over the share of labelled episodes;
-            ``robustness`` noise, JPEG, lighting and camera shift at test time.
+            ``robustness`` noise, JPEG, lighting and camera shift at test time, at the headline gap.
         gaps: steps between the first frame and the last.
         headline: the gap that the verdict speaks of, and that costly questions are asked at.
         stride: steps between the first frames of clips.
-        most: clips of a part at each gap, thinned evenly; 0 takes all.
+        most: clips of a part at each gap, as many of each episode; 0 takes all.
         readouts: what is fitted; those after the first only at the headline gap.
         labels: what the action probe predicts.
         cells: cells per side of the grid that tokens are averaged over and flow is asked on.
@@ -73,11 +73,16 @@ class Data(NamedTuple):
     """The parts that labels are taken from, and the camera.
 
     Parts besides train and select are reported; a part called ``test | noise 16`` is the split
-    ``test`` under the condition ``noise 16``.
+    ``test`` under the condition ``noise 16``, which is asked about at the headline gap only.
     """
 
     parts: Mapping[str, Episodes]
     camera: str
+
+    def asked_at(self, gap: int, config: ProbeConfig) -> dict[str, Episodes]:
+        """Return the parts to ask about at a gap: perturbed ones at the headline gap only."""
+        main = gap == config.main_gap
+        return {name: part for name, part in self.parts.items() if main or not split_of(name)[1]}
 
     def reported(self) -> list[str]:
         """List the parts to report on."""

@@ -6,7 +6,8 @@
 
 Every clip is shown in every order, so classes are balanced within each episode, and parts hold
 whole episodes. A single frame may tell how far a task has got, and with it the order; the same
-readout that sees only the first frame shown (repeated) measures that static cue.
+readout that sees only the first frame shown (repeated) measures that static cue. Perturbed frames
+are shown in two orders, at the headline gap.
 Planned in the documents with a bar of 90 %; cf. Misra et al., 2016 (arXiv 1603.08561).
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade.data.episodes import Episodes
 from saccade.evals import statistics
 from saccade.evals.clips import Clips, enumerate_clips
 from saccade.evals.features import Reader, Request
@@ -55,7 +57,8 @@ class OrderProbe:
         ]
 
     def _pairs(self, gap: int) -> Shuffled:
-        return Shuffled("two orders", gap, self._clips((0, gap)), ((0, gap), (gap, 0)))
+        parts = self.data.asked_at(gap, self.config)
+        return Shuffled("two orders", gap, self._clips(parts, (0, gap)), ((0, gap), (gap, 0)))
 
     def _fours(self, gap: int) -> Shuffled | None:
         """Spread four frames over the headline gap, where it has room for them."""
@@ -63,15 +66,16 @@ class OrderProbe:
             return None
         at = [round(i * gap / 3) for i in range(4)]
         orders = [tuple(at[i] for i in order) for order in FOUR]
-        return Shuffled("six orders", gap, self._clips(orders[0]), orders)
+        clean = {part: e for part, e in self.data.parts.items() if not split_of(part)[1]}
+        return Shuffled("six orders", gap, self._clips(clean, orders[0]), orders)
 
-    def _clips(self, offsets: tuple[int, ...]) -> dict[str, Clips]:
+    def _clips(self, parts: Mapping[str, Episodes], offsets: tuple[int, ...]) -> dict[str, Clips]:
         config = self.config
         orders = 2 if len(offsets) == 2 else len(FOUR)  # each clip is shown in all of them
         most = max(1, config.most // orders) if config.most else 0
         return {
             part: enumerate_clips(episodes, offsets, config.stride, most)
-            for part, episodes in self.data.parts.items()
+            for part, episodes in parts.items()
         }
 
     def names(self, target: str) -> list[str]:
