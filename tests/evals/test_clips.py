@@ -72,7 +72,8 @@ def test_gaps_and_probes_of_fewer_clips_share_first_frames() -> None:
 def test_video_holds_the_frames_in_the_order_shown(batch: int, shown: tuple[int, ...]) -> None:
     clips = CLIPS.shown(*shown)
     chunks = list(read_video(EPISODES, clips, "front", batch))
-    assert max(map(len, chunks)) <= batch
+    assert {len(chunk) for chunk in chunks[:-1]} <= {batch}
+    assert len(chunks[-1]) <= batch
     video = torch.cat(chunks)
     for i in (0, 4, 8):
         frames = clips.start[i] + np.array(shown)

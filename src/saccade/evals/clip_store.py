@@ -138,19 +138,13 @@ class ClipStore:
         encode: Encode,
         batch: int,
     ) -> Iterator[tuple[Int64[np.ndarray, " b"], Encoded]]:
-        """Encode in the order of the frames; a batch may span episodes."""
+        """Encode in the order of the frames."""
         episode = np.searchsorted(self.starts, rows, side="right") - 1
         clips = Clips(episode, rows - self.starts[episode], offsets)
-        waiting: list[Tensor] = []
         done = 0
         for video in read_video(self.whole, clips, self.camera, batch):
-            waiting.append(video)
-            if sum(map(len, waiting)) >= batch:
-                full, *waiting = torch.cat(waiting).split(batch)
-                yield rows[done : done + batch], encode(full, cells)
-                done += batch
-        if waiting:
-            yield rows[done:], encode(torch.cat(waiting), cells)
+            yield rows[done : done + len(video)], encode(video, cells)
+            done += len(video)
 
     def _meta(self, shard: str, kind: Kind) -> Path:
         return self.folder / shard / kind / "row.json"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
@@ -95,14 +96,20 @@ def _evenly(
 def read_video(
     episodes: Episodes, clips: Clips, camera: str, batch: int
 ) -> Iterator[UInt8[Tensor, "b t 3 h w"]]:
-    """Yield the clips in order, at most ``batch`` at a time and of one episode at a time."""
+    """Yield the clips in order, ``batch`` at a time but for the last; a batch may span episodes."""
     offsets = np.array(clips.offsets)
+    waiting: list[Tensor] = []
     for episode, starts in clips.by_episode():
         for low in range(0, len(starts), batch):
             wanted = starts[low : low + batch, None] + offsets
             frames, place = np.unique(wanted, return_inverse=True)
             video = episodes.read(episode, frames, (camera,))["video"][:, 0]
-            yield video[place.reshape(wanted.shape)]
+            waiting.append(video[place.reshape(wanted.shape)])
+            if sum(map(len, waiting)) >= batch:
+                full, *waiting = torch.cat(waiting).split(batch)
+                yield full
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def rooted(episodes: Episodes) -> tuple[Episodes, Int[np.ndarray, " e"]]:

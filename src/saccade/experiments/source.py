@@ -189,7 +189,6 @@ class SourceConfig:
             workers=os.cpu_count() or 0 if sum(episodes.lengths) > PARALLEL else 0,
             on_error=self.on_error,
             most_skipped=self.most_skipped,
-            progress=lambda done, total: report(f"decoded {done} of {total} frames"),
         )
         for name, reason in cached.skipped.items():
             report(f"skipped {name}: {reason}")
