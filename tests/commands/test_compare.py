@@ -31,7 +31,7 @@ def finished(folder: Path) -> dict[str, int]:
 
 
 def test_the_same_command_again_probes_again_and_trains_nothing(
-    saccade: Saccade, copied: Path
+    saccade: Saccade, copied: Path, no_page: None
 ) -> None:
     before = finished(copied)
     assert before.keys() == {"two-stream", "single-stream", "video-mae"}

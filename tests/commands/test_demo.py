@@ -76,7 +76,7 @@ def test_the_held_out_tasks_are_collected_and_never_trained_on(tmp_path: Path) -
 
 
 def test_it_runs_on_other_data_by_changing_data_alone(
-    saccade: Saccade, small: None, quick_workers: None, tmp_path: Path
+    saccade: Saccade, small: None, quick_workers: None, no_page: None, tmp_path: Path
 ) -> None:
     data, out = write_droid(tmp_path / "set"), tmp_path / "out"
     done = saccade("demo", "--data", data, "--out", out)

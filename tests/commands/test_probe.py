@@ -88,7 +88,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_encoders_of_every_origin_and_size_share_one_table(
-    saccade: Saccade, debug_run: Path, lerobot: Path, tmp_path: Path, published: Path
+    saccade: Saccade, debug_run: Path, lerobot: Path, tmp_path: Path, published: Path, no_page: None
 ) -> None:
     named = ("tiny=random", f"tiny={published}", published, debug_run)
     done = saccade("probe", *named, "--data", lerobot, "--out", tmp_path / "out", *QUICK)
@@ -160,6 +160,7 @@ def test_what_is_encoded_is_kept_over_a_kill_and_for_other_questions(
     debug_run: Path,
     lerobot: Path,
     tmp_path: Path,
+    no_page: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
@@ -203,6 +204,7 @@ def test_progress_tells_the_rate_and_what_is_left(
     debug_run: Path,
     lerobot: Path,
     tmp_path: Path,
+    no_page: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path))
@@ -219,6 +221,7 @@ def test_another_data_set_is_reported_on_under_its_name(
     debug_run: Path,
     lerobot: Path,
     tmp_path: Path,
+    no_page: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tests.conftest.SyntheticConfig", partial(SyntheticConfig, seed=1))

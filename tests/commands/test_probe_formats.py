@@ -134,10 +134,13 @@ def probed(
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_format_is_asked_all_that_it_can_answer(
-    name: str, saccade: Saccade, debug_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    saccade: Saccade,
+    debug_run: Path,
+    tmp_path: Path,
+    no_page: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The page costs more than all else, knows no formats, and is written in test_probe.py.
-    monkeypatch.setattr(evidence, "write_report", lambda *_: None)
     monkeypatch.setattr(evidence, "Sizes", partial(Sizes, perturbations=SUITE[:2]))
     write, options, without, flow = CASES[name]
     done, results = probed(saccade, debug_run, write(tmp_path / "data"), tmp_path / "out", *options)

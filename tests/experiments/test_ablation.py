@@ -9,7 +9,6 @@ import pytest
 
 from saccade.errors import ConfigError, NumericError
 from saccade.evals.probe import ProbeConfig
-from saccade.experiments import evidence
 from saccade.experiments.ablation import FAILED, RECORD, Ablation, ablation_rows, attempt
 from saccade.experiments.cells import Axis, Cell, choose, differences, grid
 from saccade.experiments.comparison import Method
@@ -63,12 +62,6 @@ def ablation(*axes: str, base: Method = BASE, full: bool = False, **settings: An
     cells = grid(base, choose(axes, KNOWN, [base], []), full=full)
     given = {"seeds": 1, "probe": PROBE} | settings
     return Ablation(bases=(base,), cells=tuple(cells), **given)
-
-
-@pytest.fixture
-def one_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the page of an ablation only, not first that of the comparison that it replaces."""
-    monkeypatch.setattr(evidence, "write_report", lambda *_: None)
 
 
 def train_here(plan: Ablation, folder: Path) -> list[str]:
@@ -162,7 +155,7 @@ def test_shards_are_disjoint_and_make_the_whole(tmp_path: Path) -> None:
 
 
 def test_what_diverges_or_alarms_is_named_and_the_others_go_on(
-    one_page: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    no_page: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (base,) = ablations.bases("two_stream", "strong", "debug")
     base = replace(base, training=with_budget(base.training, 16, 0))

@@ -27,7 +27,8 @@ def comparison(*trainings: Training, names: str = "ab", **settings: Any) -> Comp
         Method(name=name, recipe=f"tests:{name}", training=training)
         for name, training in zip(names, trainings, strict=True)
     )
-    return Comparison(methods=methods, probe=PROBE, **({"samples": 16, "seeds": 1} | settings))
+    given: dict[str, Any] = {"samples": 16, "seeds": 1} | settings
+    return Comparison(methods=methods, probe=PROBE, **given)
 
 
 def changed(training: Training, **settings: Any) -> Training:

@@ -3,9 +3,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 from saccade.nn.batch_norm import SyncedBatchNorm
+from tests.children import CHILDREN
 
 
 def half(rank: int, folder: str) -> None:
@@ -21,7 +21,12 @@ def half(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_normalise_as_one(tmp_path: Path) -> None:
-    spawn(half, (str(tmp_path),), nprocs=2)
+    ranks = [CHILDREN.Process(target=half, args=(rank, str(tmp_path))) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     torch.manual_seed(0)
     x, layer = torch.randn(8, 3, 4, 4, requires_grad=True), nn.BatchNorm2d(3)
