@@ -122,7 +122,7 @@ def test_one_failure_ends_all_threads(error: BaseException) -> None:
     assert len(turns) < 10_000
 
 
-def test_long_encoding_is_foretold_and_kept_features_are_not(
+def test_long_encoding_is_told_of_and_kept_features_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dealt = data()
@@ -144,11 +144,12 @@ def test_long_encoding_is_foretold_and_kept_features_are_not(
     assert all(isinstance(reader, EncoderReader) for reader in readers)
     counts = [reader.missing(requests) for reader in readers if isinstance(reader, EncoderReader)]
     told: list[str] = []
+    monkeypatch.setattr(asking, "PATIENCE", 0.0)
     monkeypatch.setattr(asking, "LONG", 0.0)
     encode(groups, prepared, told.append)
     (sentence,) = told
     clips = counts[0] + counts[2] + counts[4]  # both readings of an encoder share their clips
-    assert re.match(rf"encoding {clips:,} clips will take about \d+ s, .* --probe.most", sentence)
+    assert re.match(rf"encoding {clips:,} clips takes about \d+ s, .* --probe.most", sentence)
     encoded = [reader.encoded for reader in readers if isinstance(reader, EncoderReader)]
     assert encoded == [counts[0], 0, counts[2], 0, counts[4]]
     encode(groups, prepared, told.append)

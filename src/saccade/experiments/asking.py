@@ -2,7 +2,7 @@
 
     asked = askable(data, config)         labels; what cannot be asked is refused, or left out
     encode(groups, asked.prepared)        every clip once, on the accelerator where there is one;
-                                          says beforehand how long that will take
+                                          says early if it will take long
     ask(groups, asked.prepared, config)   fits and scores
 
 A group is what reads the same features, such as both readings of one encoder.
@@ -11,6 +11,7 @@ A group is what reads the same features, such as both readings of one encoder.
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -20,11 +21,10 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from saccade.errors import DataError
-from saccade.evals.features import EncoderReader, Request
+from saccade.evals.features import EncoderReader
 from saccade.evals.probe import Probed, Representation, prepare, probe
 from saccade.evals.probes.base import Data, Prepared, ProbeConfig, ProbeName
 from saccade.evals.probes.clusters import ClustersProbe
-from saccade.experiments.pace import computing_with
 from saccade.experiments.parallel import default_jobs
 from saccade.experiments.source import Report
 from saccade.progress import duration, progress
@@ -33,7 +33,7 @@ VARIANTS: Mapping[ProbeName, tuple[ProbeName, ...]] = {"action": ("factors", "cu
 ASKED_ALONE: tuple[ProbeName, ...] = ("action", "flow", "order", "clusters")
 
 LEFT_OUT = "Left out"  # how sentences on what was not asked begin
-LONG = 120.0  # seconds of encoding that are worth a sentence beforehand
+PATIENCE, LONG = 10.0, 120.0  # seconds of encoding that tell the rate, that are worth a sentence
 
 Group = Sequence[Representation]
 T = TypeVar("T")
@@ -138,14 +138,23 @@ def encode(
     waiting = [(reader, count) for reader in readers if (count := reader.missing(requests))]
     if not waiting:
         return
-    jobs = default_jobs()
-    _foretell([reader for reader, _ in waiting], requests, jobs, report)
-    with progress("encoding", sum(count for _, count in waiting), "clips") as told:
+    total, began, warned = sum(count for _, count in waiting), time.monotonic(), threading.Event()
+    with progress("encoding", total, "clips") as told:
 
         def one(item: tuple[EncoderReader, int], check: Callable[[], None]) -> None:
             def tick(_: str) -> None:
                 check()
-                told(sum(reader.encoded for reader, _ in waiting))
+                done = sum(reader.encoded for reader, _ in waiting)
+                told(done)
+                spent = time.monotonic() - began
+                left = spent * (total - done) / max(1, done)
+                if spent > PATIENCE and left > LONG and not warned.is_set():
+                    warned.set()
+                    report(
+                        f"encoding {total:,} clips takes about {duration(spent + left)}, and "
+                        "again nothing: they are kept; a larger --probe.stride, a smaller "
+                        "--probe.most or fewer --probe.gaps ask for fewer"
+                    )
 
             reader, _ = item
             reader.report = tick
@@ -153,26 +162,7 @@ def encode(
                 reader.prepare(requests)
 
         told(0)
-        _in_threads(one, waiting, jobs)
-
-
-def _foretell(
-    readers: Sequence[EncoderReader], requests: Sequence[Request], jobs: int, report: Report
-) -> None:
-    """Say how long it will take, where that is long, while there is time to ask for less."""
-    clips, seconds = 0, []
-    with computing_with(max(1, len(os.sched_getaffinity(0)) // jobs)):
-        for reader in readers:
-            with _on_accelerator(reader):
-                count, took, _ = reader.outlook(requests)
-            clips, seconds = clips + count, [*seconds, took]
-    wall = max(*seconds, sum(seconds) / jobs)
-    if wall > LONG:
-        report(
-            f"encoding {clips:,} clips will take about {duration(wall)}, and again nothing: they "
-            "are kept; a larger --probe.stride, a smaller --probe.most or fewer --probe.gaps ask "
-            "for fewer"
-        )
+        _in_threads(one, waiting, default_jobs())
 
 
 @contextmanager
