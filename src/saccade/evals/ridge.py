@@ -10,7 +10,7 @@ Wilkinson, 1963). Guesses then differ from those of float64 by less than 1e-5 of
 differ there by 1 %: others guess as well.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -104,18 +104,18 @@ class Ridge:
 
         def predict(x: Float[Tensor, "m d"]) -> Float64[np.ndarray, "m a"]:
             """Read features off, in float64: large weights of alike features cancel."""
-            blocks = [(some.double() - self.scale.mean) @ scaled + bias for some in x.split(BLOCK)]
+            blocks = [z @ scaled + bias for z in _centred(x, self.scale.mean)]
             return torch.cat(blocks).numpy()
 
         return Fit(predict, penalty)
 
     def _against(self, y: Float64[Tensor, "n a"]) -> Float64[Tensor, "d a"]:
         """Multiply standardised features with centred targets; the features' means cancel."""
-        total = torch.zeros(self.x.shape[1], y.shape[1], dtype=torch.float64)
-        shift = self.scale.mean.to(self.x.dtype)
-        for x, some in zip(self.x.split(BLOCK), y.split(BLOCK), strict=True):
-            total += (x - shift).mT @ some.to(x.dtype)
-        return total * self.scale.inverse[:, None]
+        total = torch.zeros(y.shape[1], self.x.shape[1], dtype=torch.float64)
+        centred = _centred(self.x, self.scale.mean.to(self.x.dtype))
+        for z, some in zip(centred, y.to(self.x.dtype).split(BLOCK), strict=True):
+            total += some.mT @ z
+        return (total * self.scale.inverse).mT
 
     def _best(
         self,
@@ -131,11 +131,13 @@ class Ridge:
         flat, shift = flat.to(self.x.dtype), self.scale.mean.to(self.x.dtype)
         squares = torch.zeros(q, dtype=torch.float64)
         wrong = torch.zeros(q, dtype=torch.float64)
-        for some, true in zip(x.split(BLOCK), wanted.split(BLOCK), strict=True):
-            guess = ((some.to(flat.dtype) - shift) @ flat).view(-1, q, a) + bias.to(flat.dtype)
-            squares += (guess - true[:, None].to(guess.dtype)).square().sum((0, 2)).double()
+        aim = (wanted - bias).to(flat.dtype)
+        for z, true in zip(_centred(x, shift), aim.split(BLOCK), strict=True):
+            guess = (z @ flat).view(-1, q, a)
             if classes:
-                wrong += (guess.argmax(2) != true.argmax(1)[:, None]).sum(0)
+                answer = (guess + bias.to(guess.dtype)).argmax(2)
+                wrong += (answer != (true + bias).argmax(1)[:, None]).sum(0)
+            squares += guess.sub_(true[:, None]).square_().sum((0, 2)).double()
         errors = squares / wanted.numel()
         return int((wrong / len(wanted) + 1e-6 * errors if classes else errors).argmin())
 
@@ -144,13 +146,20 @@ class Ridge:
     ) -> Float64[Tensor, "d a"]:
         """Take one Newton step; rounding of the gradient averages out over the rows."""
         scaled = (weight * self.scale.inverse[:, None]).to(self.x.dtype)
-        shift, total = self.scale.mean.to(self.x.dtype), torch.zeros_like(weight)
-        for x, some in zip(self.x.split(BLOCK), y.to(self.x.dtype).split(BLOCK), strict=True):
-            z = x - shift
-            total += z.mT @ (some - z @ scaled)
-        gradient = total * self.scale.inverse[:, None] / len(y) - penalty * weight
+        total = torch.zeros_like(weight.mT)
+        centred = _centred(self.x, self.scale.mean.to(self.x.dtype))
+        for z, some in zip(centred, y.to(self.x.dtype).split(BLOCK), strict=True):
+            total += (some - z @ scaled).mT @ z
+        gradient = (total * self.scale.inverse).mT / len(y) - penalty * weight
         step = (self.vectors.mT @ gradient) / (self.values + penalty)[:, None]
         return weight + self.vectors @ step
+
+
+def _centred(x: Float[Tensor, "n d"], mean: Float[Tensor, " d"]) -> Iterator[Float[Tensor, "b d"]]:
+    """Yield blocks of rows less the mean, in its precision and all in one place: use, then go on."""
+    room = torch.empty(min(len(x), BLOCK), x.shape[1], dtype=mean.dtype)
+    for some in x.split(BLOCK):
+        yield torch.sub(some, mean, out=room[: len(some)])
 
 
 def _moments(x: Float[Tensor, "n d"]) -> tuple[Scale, Float64[Tensor, "d d"]]:
@@ -163,9 +172,8 @@ def _moments(x: Float[Tensor, "n d"]) -> tuple[Scale, Float64[Tensor, "d d"]]:
     shift = x[:BLOCK].mean(0)
     gram = torch.zeros(d, d, dtype=torch.float64)
     total = torch.zeros(d, dtype=torch.float64)
-    room, ones = torch.empty(min(n, BLOCK), d, dtype=x.dtype), torch.ones(BLOCK, dtype=x.dtype)
-    for some in x.split(BLOCK):
-        z = torch.sub(some, shift, out=room[: len(some)])
+    ones = torch.ones(BLOCK, dtype=x.dtype)
+    for z in _centred(x, shift):
         total += ones[: len(z)] @ z
         for at in range(0, d, PANEL):  # the other half is their mirror
             gram[at : at + PANEL, at:] += z[:, at : at + PANEL].mT @ z[:, at:]
