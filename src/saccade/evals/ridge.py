@@ -156,7 +156,7 @@ class Ridge:
 
 
 def _centred(x: Float[Tensor, "n d"], mean: Float[Tensor, " d"]) -> Iterator[Float[Tensor, "b d"]]:
-    """Yield blocks of rows less the mean, in its precision and all in one place: use, then go on."""
+    """Yield blocks of rows less the mean, in its precision; each overwrites the one before."""
     room = torch.empty(min(len(x), BLOCK), x.shape[1], dtype=mean.dtype)
     for some in x.split(BLOCK):
         yield torch.sub(some, mean, out=room[: len(some)])

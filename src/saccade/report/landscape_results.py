@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, cast
 
 from saccade.errors import DataError
-from saccade.report.results import RESULTS, Alarm, Count, Machine, Number, Verdict, check_record
+from saccade.report.records import check_record
+from saccade.report.results import RESULTS, Alarm, Count, Machine, Number, Verdict
 
 KIND, FORMAT = "landscape", 1
 
@@ -203,7 +204,7 @@ def check_landscape_results(value: object) -> Mapping[str, Any]:
             f"expected {KIND!r} and {FORMAT}; use the version of saccade that wrote it, or run "
             "`saccade energy` again"
         )
-    check_record(value, LandscapeResults)
+    check_record(value, LandscapeResults, RESULTS)
     if not found["models"] or not found["pictures"]:
         raise DataError(f"{RESULTS}: models or pictures are empty; run `saccade energy` again")
     return cast(Mapping[str, Any], value)
