@@ -4,6 +4,7 @@
                                             the documents, on the same features
     python benchmarks/probing.py features   our reader and its store / a plain transformers loop
                                             (float32, eager attention)
+    python benchmarks/probing.py pairs      pairs at three gaps: frames once / every pair
     python benchmarks/probing.py store      megabytes of features per hour of video
 
 Nothing is loaded: weights are random, features are drawn with a known linear part. Each line says
@@ -13,6 +14,7 @@ what its two sides include.
 import argparse
 import copy
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +35,7 @@ SELECT = 10  # of the training samples one in so many chooses the penalty, and i
 WINDOWS = 56  # of an episode: 180,921 pairs of 3,243 recordings
 CLOSE = {"float32": 1e-4, "bfloat16": 5e-2}  # features of ours and the peer, relative
 SPARE = 4  # times as many frames as rounds need: a slice of time may take several goes
+GAPS = (1, 5, 10)  # of the pairs
 KEPT_HZ = 10  # every second frame of the demo's 20 per second
 
 
@@ -113,34 +116,50 @@ class Noise(Synthetic):
 
 
 def features(
-    name: str, frames: int, batch: int, precision: Precision, repeats: int
+    name: str, frames: int, batch: int, precision: Precision, repeats: int, gaps: Sequence[int]
 ) -> dict[str, Any]:
-    """Encode the same frames with our reader, and with transformers as its examples do."""
+    """Encode the same clips with our reader, and with transformers as its examples do.
+
+    Clips begin at every frame of a stretch: single frames, or pairs at each of the gaps.
+    """
     encoder: Any = named(name, random=True)
     plain = copy.deepcopy(encoder.network)
     plain.set_attn_implementation("eager")
     size = encoder.edge or encoder.preprocessing.image_size
     episodes = Noise(size, length := SPARE * (repeats + 1) * frames)
+    offsets = [(0, gap) for gap in gaps] or [(0,)]
+    images = sum((frames - max(each)) * len(each) for each in offsets)  # that the clips show
     begun = {"ours": 0, "peer": 0}
     kept: dict[str, torch.Tensor] = {}
 
-    def following(who: str) -> np.ndarray:
-        """Return frames that this side has not encoded yet: the store would know them."""
+    def following(who: str) -> list[Clips]:
+        """Return clips of frames that this side has not encoded yet: the store would know them."""
         start = begun[who]
         begun[who] += frames
         if begun[who] > length:
             raise ValueError(f"{frames} frames take less than a slice of time; give --frames more")
-        return np.arange(start, start + frames)
+        starts = [np.arange(start, start + frames - max(each)) for each in offsets]
+        return [
+            Clips(np.zeros_like(some), some, each)
+            for some, each in zip(starts, offsets, strict=True)
+        ]
 
-    @torch.no_grad()
-    def theirs() -> int:
+    def encoded(at: np.ndarray) -> torch.Tensor:
         made = []
-        for some in episodes.pixels(0, "front", following("peer")).split(batch):
+        for some in episodes.pixels(0, "front", at).split(batch):
             squares = encoder.prepare(some[:, None])[:, 0].float() / 255
             tokens = plain(pixel_values=(squares - encoder.mean) / encoder.std).last_hidden_state
             made.append(tokens[:, encoder.skipped :].mean(1))
-        kept.setdefault("peer", torch.cat(made))
-        return frames
+        return torch.cat(made)
+
+    @torch.no_grad()
+    def theirs() -> int:
+        made = [
+            torch.cat([encoded(clips.start + each) for each in clips.offsets], 1)
+            for clips in following("peer")
+        ]
+        kept.setdefault("peer", made[-1])
+        return images
 
     with tempfile.TemporaryDirectory() as folder:
         reader = EncoderReader(
@@ -154,11 +173,11 @@ def features(
         )
 
         def ours() -> int:
-            at = following("ours")
-            clips = Clips(np.zeros(frames, np.int64), at, (0,))
-            reader.prepare([Request("train", clips, cells=True)])
-            kept.setdefault("ours", reader.vectors("train", clips))
-            return frames
+            asked = following("ours")
+            reader.prepare([Request("train", clips, cells=True) for clips in asked])
+            made = [reader.vectors("train", clips) for clips in asked]
+            kept.setdefault("ours", made[-1])
+            return images
 
         rates = measure({"ours": ours, "peer": theirs}, repeats)
     difference = float((kept["ours"] - kept["peer"]).norm() / kept["peer"].norm())
@@ -168,7 +187,8 @@ def features(
         "encoder": name,
         "ours_is": f"prepare, {precision}, vectors and cells stored and read, weights digested",
         "peer_is": "prepare, float32, eager attention, vectors in memory",
-        "images": frames,
+        "frames": frames,
+        "images_shown": images,
         "batch": batch,
         "threads": torch.get_num_threads(),
         "difference": difference,
@@ -205,7 +225,7 @@ def store(name: str, frames: int) -> dict[str, Any]:
 def main() -> None:
     """Print one JSON line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("case", choices=("ridge", "features", "store"))
+    parser.add_argument("case", choices=("ridge", "features", "pairs", "store"))
     parser.add_argument("--encoder", default="dinov2-small")
     parser.add_argument("--samples", type=int, default=181_000, help="about those of EgoDex test")
     parser.add_argument("--held-out", type=int, default=40_000)
@@ -216,13 +236,18 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
+
+    def encoding(gaps: Sequence[int]) -> dict[str, Any]:
+        return features(
+            given.encoder, given.frames, given.batch, given.precision, given.repeats, gaps
+        )
+
     cases = {
         "ridge": lambda: ridge(
             given.samples, given.held_out, given.dim, given.outputs, given.repeats
         ),
-        "features": lambda: features(
-            given.encoder, given.frames, given.batch, given.precision, given.repeats
-        ),
+        "features": lambda: encoding(()),
+        "pairs": lambda: encoding(GAPS),
         "store": lambda: store(given.encoder, given.frames),
     }
     emit({"benchmark": f"probing {given.case}", **cases[given.case]()})
