@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from saccade import sabotage
 from saccade.config import Config, from_dict, to_dict
 from saccade.errors import CheckpointError, SpaceError
 
@@ -44,14 +45,16 @@ def space_for(path: Path) -> Iterator[None]:
     """Turn a full disk into our error.
 
     Raises:
-        SpaceError: no space, or no quota, is left for the path.
+        SpaceError: no space, or no quota, is left for the path, or a limit on files forbids it.
     """
     try:
         yield
     except OSError as error:
-        if isinstance(error, SpaceError) or error.errno not in (ENOSPC, EDQUOT):
+        if isinstance(error, SpaceError) or error.errno not in (ENOSPC, EDQUOT, EFBIG):
             raise
-        raise SpaceError(f"no room for {path}; free some space and rerun") from error
+        raise SpaceError(
+            f"no room for {path} ({error.strerror}); free some space and rerun"
+        ) from error
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -65,12 +68,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     try:
         with space_for(path):
             with temporary.open("wb") as file:
+                sabotage.at("write.data", file=path.name)
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
+            sabotage.at("write.synced", file=path.name)
             temporary.replace(path)
+            sabotage.at("write.renamed", file=path.name)
             sync_folder(path.parent)
-    except OSError:
+    except BaseException:  # a signal may raise anywhere
         temporary.unlink(missing_ok=True)
         raise
 

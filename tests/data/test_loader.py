@@ -1,15 +1,20 @@
+import os
+import signal
+import time
 from itertools import islice
+from multiprocessing import active_children
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from saccade.data.loader import Loader, fixed_batches
-from saccade.data.synthetic import SyntheticConfig
+from saccade.data.synthetic import Synthetic, SyntheticConfig
 from saccade.data.synthetic_reach import ReachConfig
 from saccade.data.transforms import Augment
 from saccade.data.windows import ChunkWindow, PairWindow
-from saccade.errors import ConfigError
+from saccade.errors import ConfigError, DataError
 from saccade.types import Clip
 
 DATA = SyntheticConfig(episodes=5, length=8, image_size=16).build()  # 40 samples per epoch
@@ -98,3 +103,48 @@ def test_pictures_of_two_cameras_are_not_mirrored() -> None:
                 data, PairWindow(max_gap=2), ("agentview", "wrist"), 2, augment=Augment(flip=0.5)
             ).batches(0)
         )
+
+
+class Deadly(Synthetic):
+    """Whoever reads a frame of this episode is sent a signal, or told of a fault (0)."""
+
+    def __init__(self, episode: int, number: int) -> None:
+        super().__init__(SyntheticConfig(episodes=5, length=8, image_size=16))
+        self.episode, self.number = episode, number
+
+    def pixels(self, episode: int, camera: str, frames: np.ndarray) -> torch.Tensor:
+        if episode == self.episode:
+            if not self.number:
+                raise DataError("episode 2 is damaged; mend it")
+            os.kill(os.getpid(), self.number)
+        return super().pixels(episode, camera, frames)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGKILL, r"worker \d \(pid \d+\) was ended by SIGKILL while episodes \[.*2.*\]"),
+        (signal.SIGSTOP, r"\(pid \d+, pid \d+\) gave no batch for 3 s while episodes \[.*2.*\]"),
+        (0, r"^episode 2 is damaged; mend it$"),
+    ],
+)
+def test_a_worker_that_is_gone_is_told_and_none_is_left(number: int, told: str) -> None:
+    data = Deadly(2, number)
+    settings: dict[str, Any] = {
+        "batch_size": 4,
+        "workers": 2,
+        "timeout": 3.0 * (number == signal.SIGSTOP),
+    }
+    batches = Loader(data, PairWindow(max_gap=3), "front", **settings).batches(0)
+    began = time.monotonic()
+    with pytest.raises(DataError, match=told):
+        list(islice(batches, 20))
+    assert time.monotonic() - began < 20
+    assert not active_children()
+
+
+@pytest.mark.parametrize("prefetch", [1, 4])
+def test_reading_further_ahead_changes_nothing(prefetch: int) -> None:
+    alone = list(islice(loader().batches(0), 5))
+    helped = list(islice(loader(workers=2, prefetch=prefetch).batches(0), 5))
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))

@@ -1,5 +1,4 @@
 import json
-import signal
 import socket
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import pytest
 import torch
 
 from saccade.errors import ConfigError, DataError
-from saccade.train.distributed import join, signals
+from saccade.train.distributed import join
 from tests.train import toy
 
 
@@ -24,15 +23,6 @@ def test_alone_it_decides_alone() -> None:
 def test_a_missing_gpu_is_told() -> None:
     with pytest.raises(ConfigError, match="no GPU"), join("cuda"):
         pass
-
-
-def test_a_signal_is_noted_and_handlers_return() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with signals() as received:
-        assert received() == 0
-        signal.raise_signal(signal.SIGTERM)
-        assert received() == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def ranks_of(run_dir: Path, world: int, broken_rank: int = -1) -> list[int | None]:

@@ -4,12 +4,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from saccade.errors import BusyError, CheckpointError, ConfigError, NumericError, Stopped
+from saccade.errors import BusyError, CheckpointError, ConfigError, Stopped
 from saccade.train import checkpoint
 from saccade.train.engine import train
 from saccade.train.log import Progress
@@ -61,7 +62,9 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     assert json.loads((whole / "alarms.json").read_text())["alarms"] == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
 def test_a_signal_saves_first_and_the_resumed_run_equals_the_whole(
     tmp_path: Path, whole: Path, number: int, code: int
 ) -> None:
@@ -71,9 +74,12 @@ def test_a_signal_saves_first_and_the_resumed_run_equals_the_whole(
     assert caught.value.exit_code == code
     assert signal.getsignal(number) is handler
     assert checkpoint.steps(tmp_path)[-1] == 5
+    digest = json.loads((checkpoint.folder_of(tmp_path, 5) / "MANIFEST.json").read_text())["sha256"]
     watcher = Interrupt(-1)
     toy.run(tmp_path, resume=True, progress=watcher)
-    assert watcher.notes == ["resumed from step 5 of 12"]
+    assert watcher.notes == [
+        f"resumed from step 5 of 12 (sha256 {digest[:8]}), 40 samples into epoch 1"
+    ]
     assert metrics(tmp_path) == metrics(whole)
     assert final_state(tmp_path) == final_state(whole)
 
@@ -107,7 +113,54 @@ def test_a_signal_that_ends_the_loader_too_still_saves(
 def test_a_signal_after_the_last_step_is_not_forgotten(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(Stopped, match="12 of 12 steps"):
         toy.run(tmp_path, progress=Interrupt(12))
+    toy.run(tmp_path, resume=True)
     assert metrics(tmp_path) == metrics(whole)
+    assert final_state(tmp_path) == final_state(whole)
+    assert (tmp_path / "encoder").is_dir()
+
+
+class Alarmed(list[Clip]):
+    """Held-out clips; a signal comes when the first is looked at for the n-th time."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(toy.HELD_OUT)
+        self.left = looks
+
+    def __getitem__(self, index: Any) -> Any:
+        self.left -= isinstance(index, slice)  # as an evaluation takes its share
+        if not self.left:
+            signal.raise_signal(signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("evaluation", "step"), [(1, 0), (2, 4), (4, 12)])
+def test_a_signal_does_not_wait_for_an_evaluation(
+    tmp_path: Path, whole: Path, evaluation: int, step: int
+) -> None:
+    with pytest.raises(Stopped, match=f"{step} of 12 steps"):
+        train(
+            toy.shift(),
+            toy.Samples(),
+            Alarmed(evaluation),
+            toy.CONFIG,
+            tmp_path,
+            identity=toy.IDENTITY,
+        )
+    assert len(metrics(tmp_path).splitlines()) == step  # all but the one that lacks its scores
+    toy.run(tmp_path, resume=True)
+    assert metrics(tmp_path) == metrics(whole)
+    assert final_state(tmp_path) == final_state(whole)
+
+
+def test_a_signal_outside_the_steps_ends_at_once(tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if "trivial" in progress.note:  # the last alarm, long after the last step
+            signal.raise_signal(signal.SIGUSR1)
+
+    with pytest.raises(Stopped, match=r"SIGUSR1 came; all 12 steps are done and saved"):
+        toy.run(tmp_path, Unmoved(), progress=interrupt)
+    assert not (tmp_path / "encoder").exists()
+    toy.run(tmp_path, Unmoved(), resume=True)
     assert (tmp_path / "encoder").is_dir()
 
 
@@ -180,53 +233,6 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     child.join(60)
     assert child.exitcode == -signal.SIGTERM
     assert time.monotonic() - began < 1.5
-
-
-def test_accumulation_equals_the_whole_batch(tmp_path: Path) -> None:
-    for slices in (1, 3):
-        toy.run(tmp_path / str(slices), toy.shift(dropout=0.0), accumulate=slices)
-    one, three = ([json.loads(t) for t in metrics(tmp_path / n).splitlines()] for n in "13")
-    for a, b in zip(one, three, strict=True):
-        assert list(a.values()) == pytest.approx(list(b.values()), rel=1e-5)
-
-
-def test_mixed_precision_keeps_weights_in_float32(tmp_path: Path) -> None:
-    objective = toy.shift()
-    summary = toy.run(tmp_path, objective, precision="bfloat16")
-    assert {p.dtype for p in objective.parameters()} == {torch.float32}
-    assert summary.scores["eval/ratio"] < 1
-
-
-def test_a_nan_stops_before_the_update(tmp_path: Path) -> None:
-    objective = toy.Breaks(step=8)
-    with pytest.raises(NumericError) as caught:
-        toy.run(tmp_path, objective)
-    told = str(caught.value)
-    assert "step 8 has loss nan" in told
-    assert "output of head" in told
-    assert "[56, 57, 58, 59, 60, 61, 62, 63]" in told
-    assert "last checkpoint: step 6" in told
-    assert checkpoint.steps(tmp_path) == [4, 6]
-    other = toy.shift(dropout=0.0)
-    with pytest.raises(Stopped):
-        toy.run(tmp_path / "other", other, progress=Interrupt(7))
-    for (name, a), b in zip(objective.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b), name  # those of step 7
-
-
-class Overflows(toy.Shift):
-    """Its loss is finite, one gradient is not: the square root's slope at 0."""
-
-    def terms(self, clip: Clip) -> Mapping[str, Tensor]:
-        return {"pixels": super().terms(clip)["pixels"] + self.head.bias.relu().mul(0).sqrt().sum()}
-
-
-def test_a_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
-    objective = Overflows()
-    before = objective.head.weight.detach().clone()
-    with pytest.raises(NumericError, match=r"first not finite: gradient of head\.bias"):
-        toy.run(tmp_path, objective)
-    assert torch.equal(objective.head.weight, before)
 
 
 def test_damage_is_told_and_the_older_checkpoint_used(tmp_path: Path, whole: Path) -> None:

@@ -3,21 +3,32 @@
 The samples of all epochs form one endless list; step ``i`` takes rows ``i B .. (i + 1) B`` of it
 and rank ``r`` of ``w`` its ``r``-th share. Workers, ranks and restarts therefore never change
 which sample comes when, and resuming is starting at another step.
+
+A worker that dies or hangs ends the iteration with one sentence, and none is left behind.
 """
 
+import os
+import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import overload
+from multiprocessing.process import BaseProcess
+from threading import Timer
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from saccade import sabotage
 from saccade.data.episodes import Episodes
 from saccade.data.transforms import Augment, CentreCrop
 from saccade.data.windows import Plan, Window, stack
-from saccade.errors import ConfigError
+from saccade.errors import ConfigError, DataError, SaccadeError
 from saccade.types import Clip
+
+SHOWN = 20  # episodes that an error names
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,8 @@ class Loader:
         batch_size: samples of one step, over all ranks.
         seed: decides order, gaps, starts, masks and augmentation.
         workers: processes that read ahead; 0 reads in this one.
+        prefetch: batches that each worker reads ahead.
+        timeout: seconds to wait for a batch of the workers; 0 waits for ever.
         augment: what to vary.
         rank: this process's number.
         ranks: how many processes share each batch.
@@ -42,6 +55,8 @@ class Loader:
     batch_size: int
     seed: int = 0
     workers: int = 0
+    prefetch: int = 2
+    timeout: float = 0.0
     augment: Augment = field(default_factory=Augment)
     rank: int = 0
     ranks: int = 1
@@ -52,17 +67,37 @@ class Loader:
         return len(self.window.plan(self.episodes, self.seed, epoch=0))
 
     def batches(self, first_step: int) -> Iterator[Clip]:
-        """Yield this rank's part of every batch from ``first_step`` (0-based) on, for ever."""
+        """Yield this rank's part of every batch from ``first_step`` (0-based) on, for ever.
+
+        Raises:
+            ConfigError: the batch does not divide by the ranks.
+            DataError: a batch could not be read, or the worker that read it died or hangs.
+        """
         if self.batch_size % self.ranks:
             raise ConfigError(f"batch_size {self.batch_size} does not divide by {self.ranks} ranks")
-        yield from DataLoader(
-            Samples(self.episodes, self.window, self.cameras, self.augment),
-            sampler=_Batches(self, first_step),
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            multiprocessing_context="forkserver" if self.workers else None,
+        order = _Batches(self, first_step)
+        source: Any = iter(
+            DataLoader(
+                _Told(Samples(self.episodes, self.window, self.cameras, self.augment)),
+                sampler=order,
+                batch_size=None,
+                num_workers=self.workers,
+                prefetch_factor=self.prefetch if self.workers else None,
+                pin_memory=torch.cuda.is_available(),
+                multiprocessing_context="forkserver" if self.workers else None,
+            )
         )
+        workers = _Workers(getattr(source, "_workers", []), self.timeout)
+        try:
+            while True:
+                found = workers.watch(source, order.asked)
+                order.asked.popleft()
+                if isinstance(found, SaccadeError):
+                    raise found
+                yield found
+        finally:
+            del source  # torch asks the workers to end, and waits a few seconds for each
+            workers.end()
 
     def rows(self, first_step: int) -> Iterator[Plan]:
         """Yield the rows that ``batches`` reads."""
@@ -128,6 +163,20 @@ class Samples(Dataset[Clip]):
         return stack([self.augment(clip, self.episodes, self.cameras[0]) for clip in clips])
 
 
+class _Told(Dataset["Clip | SaccadeError"]):
+    """Hand errors over as values: torch would wrap a worker's in its whole traceback."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, rows: Plan) -> Clip | SaccadeError:
+        try:
+            sabotage.at("read")
+            return self.samples[rows]
+        except SaccadeError as error:
+            return error
+
+
 class FixedBatches(Sequence[Clip]):
     """Batches of given rows of a plan; the last may be smaller."""
 
@@ -154,6 +203,73 @@ class _Batches(torch.utils.data.Sampler[Plan]):
 
     def __init__(self, loader: Loader, first_step: int) -> None:
         self.loader, self.first_step = loader, first_step
+        self.asked: deque[Plan] = deque()  # and not yet given
 
     def __iter__(self) -> Iterator[Plan]:
-        return self.loader.rows(self.first_step)
+        for rows in self.loader.rows(self.first_step):
+            self.asked.append(rows)
+            yield rows
+
+
+class _Workers:
+    """The processes that read, and what to say when one is gone.
+
+    torch notices a dead worker within five seconds, but waits for ever for one that hangs, and so
+    does Python at its end: one that was stopped takes no polite signal. Hence the SIGKILL.
+    """
+
+    def __init__(self, processes: Sequence[BaseProcess], timeout: float) -> None:
+        self.processes, self.timeout = processes, timeout
+        self.late = False
+
+    def watch(self, source: Iterator[Any], asked: Sequence[Plan]) -> Any:
+        """Return the batch of the first rows asked for, or an error that a worker met.
+
+        Raises:
+            DataError: a worker is gone, or gave nothing for too long.
+        """
+        timer = Timer(self.timeout, self._give_up) if self.timeout and self.processes else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            return next(source)
+        except (RuntimeError, OSError) as error:  # how torch tells that a worker is gone
+            if not self.processes:
+                raise
+            raise DataError(
+                f"{self._told(error, asked)}; look at them with `saccade data verify`, or use "
+                "fewer --train.workers where memory is short"
+            ) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def end(self) -> None:
+        """End what is left."""
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGKILL)
+
+    def _give_up(self) -> None:
+        self.late = True
+        self.end()
+
+    def _told(self, error: Exception, asked: Sequence[Plan]) -> str:
+        dead = [
+            f"worker {i} (pid {process.pid}) was ended by {_cause(process.exitcode)}"
+            for i, process in enumerate(self.processes)
+            if not process.is_alive()
+        ]
+        pids = ", ".join(f"pid {process.pid}" for process in self.processes)
+        what = " and ".join(dead) or f"the workers ({pids}) failed ({error})"
+        if self.late:
+            what = f"the workers ({pids}) gave no batch for {self.timeout:g} s"
+        episodes = sorted({int(row[0]) for rows in asked for row in rows})
+        more = f" and {len(episodes) - SHOWN} more" if len(episodes) > SHOWN else ""
+        return f"{what} while episodes {episodes[:SHOWN]}{more} were read"
+
+
+def _cause(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 
-from saccade import __version__
+from saccade import __version__, sabotage
 from saccade.checkpoint import write_atomic
 from saccade.config import Config, to_dict
 from saccade.data.loader import FixedBatches, Loader, fixed_batches
@@ -22,6 +23,7 @@ from saccade.train.distributed import rank_and_world
 from saccade.train.engine import Summary, TrainConfig, train
 from saccade.train.evaluate import move
 from saccade.train.log import Progress
+from saccade.train.signals import Stop, stopping
 from saccade.types import Clip, Encoder, Objective
 
 PICTURES = 4
@@ -104,10 +106,35 @@ class Training:
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
     ) -> dict[str, Any]:
-        """Train, or resume; leave a run folder and return its ``result.json`` (on rank 0)."""
-        rank, ranks = rank_and_world()
+        """Train, or resume; leave a run folder and return its ``result.json`` (on rank 0).
+
+        Raises:
+            ConfigError: settings that cannot work, before anything is opened or written.
+            BusyError: another process works in the folder; told at once.
+            Stopped: a signal came; the same command goes on.
+        """
+        with ExitStack() as stack:
+            stop = stack.enter_context(stopping())
+            sabotage.at("start")
+            rank, ranks = rank_and_world()
+            self.train.require_workable(ranks)
+            if rank == 0:
+                stack.enter_context(checkpoint.lock(folder))
+            return self._run(folder, rank, ranks, resume, progress, report, stop)
+
+    def _run(
+        self,
+        folder: Path,
+        rank: int,
+        ranks: int,
+        resume: bool,
+        progress: Callable[[Progress], None] | None,
+        report: Report,
+        stop: Stop,
+    ) -> dict[str, Any]:
         objective = self.build()
         parts = self.source.open(objective.reads().image_size + self.augment.margin, report)
+        sabotage.at("open")
         self.check(objective, parts)
         parts = self.prepare(objective, parts, report)
         held_out = self.held_out(parts)
@@ -118,6 +145,8 @@ class Training:
             batch_size=self.train.batch_size,
             seed=self.train.seed,
             workers=self.train.workers,
+            prefetch=self.train.prefetch,
+            timeout=self.train.data_timeout,
             augment=self.augment,
             rank=rank,
             ranks=ranks,
@@ -142,10 +171,12 @@ class Training:
             resume=resume,
             progress=progress,
             card=self.card(objective, parts),
+            stop=stop,
         )
         if rank != 0:
             return {}
         device = next(objective.parameters()).device
+        sabotage.at("pictures")
         shown = pictures(objective, most_moving(held_out, PICTURES), device)
         save_pictures(shown, folder / "pictures")
         result = self.result(objective, held_out, summary) | {
@@ -217,10 +248,9 @@ def count(parameters: Iterable[torch.nn.Parameter]) -> int:
 
 def keep_settings(record: dict[str, Any], folder: Path) -> None:
     """Write ``experiment.json``, unless a run in the folder has already begun by its own."""
-    with checkpoint.lock(folder):
-        metrics = folder / "metrics.jsonl"
-        if not (metrics.exists() and metrics.stat().st_size):
-            write_atomic(folder / "experiment.json", json.dumps(record, indent=2) + "\n")
+    metrics = folder / "metrics.jsonl"
+    if not (metrics.exists() and metrics.stat().st_size):
+        write_atomic(folder / "experiment.json", json.dumps(record, indent=2) + "\n")
 
 
 def encoder_of(objective: Objective) -> Encoder:

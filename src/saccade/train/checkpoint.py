@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from saccade import sabotage
 from saccade.checkpoint import sync_folder, write_atomic
 from saccade.errors import BusyError, CheckpointError, SpaceError
 
@@ -44,6 +45,7 @@ class Checkpoint:
     objective: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]  # "step", "identity" and whatever else the engine remembers
+    digest: str  # of its manifest
 
 
 def folder_of(run_dir: Path, step: int) -> Path:
@@ -74,6 +76,7 @@ def save(
     folder = folder_of(run_dir, state["step"])
     folder.parent.mkdir(parents=True, exist_ok=True)
     shards = {OBJECTIVE: objective, OPTIMIZER: optimizer}
+    sabotage.at("save.begin", step=state["step"])
     kept = f"kept {_names(run_dir)}"
     _require_space(folder.parent, shards, kept)
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
@@ -82,7 +85,9 @@ def save(
         if folder.exists():
             discard(folder)
         temporary.rename(folder)
+        sabotage.at("save.renamed", step=state["step"])
         sync_folder(folder.parent)
+        sabotage.at("save.synced", step=state["step"])
     except SpaceError as error:
         raise SpaceError(f"{error}; {kept}") from error
     finally:
@@ -96,6 +101,7 @@ def _write_files(
 ) -> None:
     files = {}
     for name in (*shards, STATE):  # one shard at a time: its bytes are a copy of its tensors
+        sabotage.at("save.shard", step=state["step"], file=name)
         raw = (
             json.dumps(state, indent=2, allow_nan=False).encode()
             if name == STATE
@@ -103,6 +109,7 @@ def _write_files(
         )
         files[name] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
         write_atomic(folder / name, raw)
+    sabotage.at("save.manifest", step=state["step"])
     content = {"schema": SCHEMA, "step": state["step"], "files": files}
     write_atomic(folder / MANIFEST, json.dumps(content | {"sha256": _digest(content)}))
 
@@ -121,15 +128,18 @@ def _require_space(folder: Path, shards: Mapping[str, Mapping[str, Tensor]], kep
         )
 
 
-def verify(folder: Path) -> None:
-    """Compare every file with the manifest.
+def verify(folder: Path) -> str:
+    """Compare every file with the manifest, and return its digest.
 
     Raises:
         CheckpointError: a file is missing, cut or changed.
     """
-    files = _manifest(folder)["files"]
+    content = _manifest(folder)
+    files = content["files"]
     for name, expected in files.items():
         path = folder / name
+        if path.parent != folder or name in ("", ".", ".."):
+            raise CheckpointError(f"{folder / MANIFEST} names {name!r}, which is no file beside it")
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
         with path.open("rb") as file:
@@ -141,6 +151,7 @@ def verify(folder: Path) -> None:
             raise CheckpointError(
                 f"{path} is damaged: sha256 {found[:12]}, should be {expected['sha256'][:12]}"
             )
+    return _digest(content)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -165,9 +176,10 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is not.
     """
-    verify(folder)
+    digest = verify(folder)
     return Checkpoint(
         folder=folder,
+        digest=digest,
         objective=load_file(folder / OBJECTIVE),
         optimizer=load_file(folder / OPTIMIZER),
         state=json.loads((folder / STATE).read_bytes()),
@@ -224,7 +236,9 @@ def prune(run_dir: Path, keep: int, protect: set[int]) -> None:
     """Delete all but the ``keep`` newest checkpoints and the protected steps."""
     for step in steps(run_dir)[:-keep]:
         if step not in protect:
+            sabotage.at("keep.before", step=step)
             discard(folder_of(run_dir, step))
+            sabotage.at("keep.after", step=step)
 
 
 def discard(folder: Path) -> None:
@@ -234,25 +248,37 @@ def discard(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def tidy(run_dir: Path) -> None:
-    """Remove what killed runs left unfinished."""
-    for leftover in folder_of(run_dir, 0).parent.glob("step-*.tmp-*"):
+def tidy(run_dir: Path) -> list[str]:
+    """Remove what killed runs left unfinished; return the names of checkpoints among it."""
+    unfinished = sorted(folder_of(run_dir, 0).parent.glob("step-*.tmp-*"))
+    for leftover in unfinished:
         shutil.rmtree(leftover)
+    for leftover in run_dir.rglob(".*.tmp-*"):
+        leftover.unlink()
+    return [leftover.name for leftover in unfinished]
 
 
 def _names(run_dir: Path) -> str:
     return ", ".join(folder_of(run_dir, step).name for step in steps(run_dir)) or "nothing so far"
 
 
+_held: set[tuple[int, Path]] = set()  # process and folder
+
+
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
     """Hold a run folder. The system drops the lock when the process dies, however it dies.
 
-    A POSIX record lock, because a ``flock`` would live on in forked loader workers.
+    A POSIX record lock, because a ``flock`` would live on in forked loader workers. Closing any
+    descriptor of the file drops it, so who holds it already does not open it again.
 
     Raises:
         BusyError: another process holds it.
     """
+    mine = os.getpid(), run_dir.resolve()
+    if mine in _held:
+        yield
+        return
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("a+") as file:
         try:
@@ -267,4 +293,8 @@ def lock(run_dir: Path) -> Iterator[None]:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {now}")
         file.flush()
-        yield
+        _held.add(mine)
+        try:
+            yield
+        finally:
+            _held.remove(mine)

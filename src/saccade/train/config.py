@@ -6,8 +6,15 @@ from typing import Any, Literal
 
 from saccade.errors import ConfigError
 
-FREE_TO_CHANGE = ("workers", "save_every", "keep", "device", "tensorboard")
-COUNTS = ("samples", "batch_size", "accumulate", "log_every", "eval_every", "save_every", "keep")
+FREE_TO_CHANGE = (
+    *("workers", "prefetch", "data_timeout", "rank_timeout"),
+    *("save_every", "keep", "device", "tensorboard"),
+)
+COUNTS = (
+    *("samples", "batch_size", "accumulate", "prefetch"),
+    *("log_every", "eval_every", "save_every", "keep"),
+)
+POSITIVE = ("lr", "grad_clip", "rank_timeout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,9 @@ class TrainConfig:
         grad_clip: largest norm of the gradient
         precision: bfloat16 is mixed precision; weights that learn stay float32
         workers: processes that read data
+        prefetch: batches that each of them reads ahead
+        data_timeout: seconds to wait for a batch before the workers are taken for hung; 0 waits
+        rank_timeout: seconds to wait for another process before it is taken for lost
         log_every: steps between records of the training loss
         eval_every: steps between scores on the held-out clips
         save_every: steps between checkpoints; one is also written at every best score
@@ -55,6 +65,9 @@ class TrainConfig:
     grad_clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     workers: int = 2
+    prefetch: int = 2
+    data_timeout: float = 120.0
+    rank_timeout: float = 600.0
     log_every: int = 10
     eval_every: int = 200
     save_every: int = 500
@@ -80,7 +93,7 @@ class TrainConfig:
         """
         value, share = asdict(self), self.batch_size // world
         wrong = [f"{name} must be at least 1" for name in COUNTS if value[name] < 1]
-        wrong += [f"{name} must be above 0" for name in ("lr", "grad_clip") if value[name] <= 0]
+        wrong += [f"{name} must be above 0" for name in POSITIVE if value[name] <= 0]
         wrong += [
             f"{name} must lie in [0, 1]"
             for name in ("warmup", "min_lr", "start_lr", "cooldown")
@@ -88,8 +101,9 @@ class TrainConfig:
         ]
         if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
             wrong.append("warmup and cooldown together must be at most 1")
-        if self.seed < 0:
-            wrong.append("seed must not be negative")
+        wrong += [
+            f"{name} must not be negative" for name in ("seed", "data_timeout") if value[name] < 0
+        ]
         if self.batch_size % world:
             wrong.append(f"batch_size {self.batch_size} must divide by the {world} processes")
         if self.accumulate > max(share, 1):

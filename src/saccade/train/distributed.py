@@ -1,16 +1,17 @@
-"""Processes that train together: joining them, deciding as one, and being asked to stop.
+"""Processes that train together: joining them, and deciding as one.
 
 torchrun starts one process per device and names it by RANK, WORLD_SIZE and LOCAL_RANK; without
 them there is one process. Gradients are averaged by ``DistributedDataParallel`` over nccl or
 gloo. Decisions (a signal came, a loss is not finite, a batch could not be read) travel over a
-second, gloo group: every rank learns of them in the same step, and none waits for a GPU.
+second, gloo group: every rank learns of them in the same step, and none waits for a GPU. A rank
+that is lost ends the others: at once where its process died, else after a time.
 """
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,7 @@ class Ranks:
     world: int
     device: torch.device
     control: dist.ProcessGroup | None = None  # for decisions; None when alone
+    timeout: float = 600.0  # seconds that another rank may take
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Average gradients over ranks in the module's backward pass."""
@@ -50,15 +52,35 @@ class Ranks:
         """Return the largest value of each flag over all ranks."""
         values = torch.tensor(flags, dtype=torch.int64)
         if self.world > 1:
-            dist.all_reduce(values, dist.ReduceOp.MAX, group=self.control)
+            with self.hearing():
+                dist.all_reduce(values, dist.ReduceOp.MAX, group=self.control)
         return values.tolist()
 
     def gather(self, value: T) -> list[T]:
         """Return the value of every rank, in order, on every rank."""
         values: list[Any] = [value] * self.world
         if self.world > 1:
-            dist.all_gather_object(values, value, group=self.control)
+            with self.hearing():
+                dist.all_gather_object(values, value, group=self.control)
         return values
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Say in one sentence that another rank is lost.
+
+        Raises:
+            SaccadeError: it died, or took too long.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise SaccadeError(
+                f"rank {self.rank} of {self.world} lost another one, which died or took more than "
+                f"{self.timeout:g} s ({str(error).splitlines()[0]}); see what that one says, and "
+                "resume"
+            ) from error
 
     def together(self, work: Callable[[], T]) -> T:
         """Do work on every rank; where it fails on one, all raise, and none waits for ever."""
@@ -100,10 +122,11 @@ def device_of(device: str) -> torch.device:
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
+def join(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
     """Meet the other ranks; ``device`` is ``auto``, ``cpu`` or ``cuda``.
 
     A process group that is already open is used and left open, so several runs can share one.
+    ``timeout`` is how many seconds another rank may take.
 
     Raises:
         ConfigError: ``cuda`` was asked for and there is none.
@@ -116,36 +139,15 @@ def join(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(rank, world, place)
         return
-    ours = not dist.is_initialized()
+    ours, patience = not dist.is_initialized(), timedelta(seconds=timeout)
     if ours:
-        dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=patience
+        )
     try:
-        control = dist.new_group(backend="gloo")
+        control = dist.new_group(backend="gloo", timeout=patience)
         assert isinstance(control, dist.ProcessGroup)  # every rank is a member
-        yield Ranks(rank, world, place, control)
+        yield Ranks(rank, world, place, control, timeout)
     finally:
         if ours:
             dist.destroy_process_group()
-
-
-@contextmanager
-def signals() -> Iterator[Callable[[], int]]:
-    """Note SIGTERM and SIGINT instead of dying; yield what reads the signal, 0 while none came.
-
-    A second signal ends the process at once, as if nobody had handled it.
-    """
-    received = 0
-
-    def note(number: int, frame: object) -> None:
-        nonlocal received
-        if received:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        received = number
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,7 @@ Scores are means over samples:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -43,19 +43,31 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+class CutShortError(Exception):
+    """Somebody asked for an end before all clips were scored."""
+
+
 def evaluate(
-    objective: Objective, held_out: Sequence[Clip], precision: str, ranks: Ranks
+    objective: Objective,
+    held_out: Sequence[Clip],
+    precision: str,
+    ranks: Ranks,
+    asked: Callable[[], int] = lambda: 0,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return the scores, and the features of every sample by export.
 
     Raises:
         NumericError: a score is not finite.
+        CutShortError: ``asked`` was not 0 between two clips, on any rank.
     """
+    mine = []
     with looking(objective), torch.no_grad():
-        mine = [
-            _score(objective, move(clip, ranks.device), precision)
-            for clip in held_out[ranks.rank :: ranks.world]
-        ]
+        for clip in held_out[ranks.rank :: ranks.world]:
+            if asked():
+                break
+            mine.append(_score(objective, move(clip, ranks.device), precision))
+    if ranks.agree(asked())[0]:
+        raise CutShortError
     shares = ranks.gather(mine)
     parts = [shares[i % ranks.world][i // ranks.world] for i in range(len(held_out))]
     counts = [count for count, _, _ in parts]

@@ -1,0 +1,98 @@
+"""A run between two steps: what the loop, its steps and its checkpoints share."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saccade import sabotage
+from saccade.train import checkpoint
+from saccade.train.config import TrainConfig
+from saccade.train.distributed import Ranks
+from saccade.train.log import Log, Meter, Progress
+from saccade.train.optim import moments
+from saccade.train.signals import Stop
+from saccade.types import Clip, Objective
+
+
+@dataclass
+class Run:
+    """The state of a run, and how it is shown, recorded and saved."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    config: TrainConfig
+    held_out: Sequence[Clip]
+    ranks: Ranks
+    folder: Path
+    identity: Mapping[str, Any]
+    card: str
+    progress: Callable[[Progress], None]
+    meter: Meter
+    stop: Stop
+    step: int = 0  # steps done
+    best_step: int = 0
+    best_loss: float = math.inf
+    pending: dict[str, float] | None = None  # record of this step, which still lacks its scores
+    scores: dict[str, float] | None = None  # of this step, with the features they are of
+    pooled: Mapping[str, Tensor] | None = None
+    log: Log | None = None  # on rank 0
+
+    def due(self, every: int) -> bool:
+        """Say whether something that happens every so many steps, and at the end, happens now."""
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def show(self, loss: float | None = None, note: str = "") -> None:
+        """Tell how far it is."""
+        if self.ranks.rank == 0:
+            self.progress(self.meter.progress(self.step, self.config.steps, loss, note))
+
+    def record(self, record: Mapping[str, float]) -> None:
+        """Write a line of numbers."""
+        if self.log is not None:
+            sabotage.at("log", step=self.step)
+            samples = self.step * self.config.batch_size
+            self.log.metrics({"step": self.step, "samples": samples, **record})
+            self.log.timing({"step": self.step, **self.meter.record(self.ranks.device)})
+
+    def save(self) -> None:
+        """Write a checkpoint, and the exports where this is the best step so far. On rank 0."""
+        if self.log is not None:  # a checkpoint must not outlive the records before it
+            self.log.sync()
+        if self.best_step == self.step:
+            sabotage.at("export", step=self.step)
+            self.objective.save_exports(self.folder / "best", self.card, self.step)
+        state = {
+            "step": self.step,
+            "best": [self.best_step, self.best_loss] if self.best_step else None,
+            "pending": self.pending,
+            "identity": self.identity,
+        }
+        weights = self.objective.state_dict()
+        checkpoint.save(self.folder, weights, moments(self.objective, self.optimizer), state)
+        checkpoint.prune(self.folder, self.config.keep, {self.step, self.best_step})
+
+    def obey(self) -> None:
+        """Save and stop if a signal came to any rank. Between steps only.
+
+        Raises:
+            Stopped: it did.
+        """
+        (number,) = self.ranks.agree(self.stop.number)
+        if not number:
+            return
+
+        def save() -> None:
+            if self.step and self.step not in checkpoint.steps(self.folder):
+                self.save()
+
+        self.ranks.on_main(save)
+        self.stop.state = (
+            f"{self.step} of {self.config.steps} steps are done and saved in {self.folder}; "
+            "resume to go on"
+        )
+        self.stop.obey(number)

@@ -1,0 +1,108 @@
+"""One optimizer step: gradients over the slices of a batch, a look at them, the update."""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saccade import sabotage
+from saccade.errors import NumericError
+from saccade.train import alarms, checkpoint
+from saccade.train.evaluate import autocast, part
+from saccade.train.optim import learning_rate
+from saccade.train.run import Run
+from saccade.types import Clip
+
+
+class Result(NamedTuple):
+    """What a step came to, on this rank but for the norm."""
+
+    loss: float
+    norm: float
+    rate: float
+    scalars: dict[str, Tensor]
+
+
+def update(run: Run, model: nn.Module, clip: Clip) -> Result:
+    """Make one optimizer step, or none where a number is not finite on any rank.
+
+    Raises:
+        NumericError: it is not; every rank raises.
+    """
+    config, ranks = run.config, run.ranks
+    number = run.step + 1
+    seed = np.random.SeedSequence((config.seed, number, ranks.rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(seed[0] >> 1))
+    with ranks.hearing():
+        loss, scalars = _backward(run, model, clip)
+    gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
+    if (spoiled := sabotage.spoil("gradient", gradients[0], step=number)) is not gradients[0]:
+        gradients[0].copy_(spoiled)
+    total = nn.utils.get_total_norm(gradients)
+    value, norm = torch.stack([loss, total]).tolist()
+    if ranks.agree(not (math.isfinite(value) and math.isfinite(norm)))[0]:
+        raise NumericError(_diagnosis(run, number, value, norm, clip))
+    nn.utils.clip_grads_with_norm_(run.objective.parameters(), config.grad_clip, total)
+    rate = learning_rate(
+        number,
+        config.steps,
+        config.lr,
+        config.warmup,
+        config.min_lr,
+        start_lr=config.start_lr,
+        schedule=config.schedule,
+        cooldown=config.cooldown,
+    )
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.objective.after_step(number)
+    run.step = number
+    sabotage.at("step", step=number)
+    return Result(value, norm, rate, scalars)
+
+
+def averaged(run: Run, result: Result) -> dict[str, float]:
+    """Return a step's scalars, averaged over ranks."""
+    mine = {"loss": result.loss} | {name: float(value) for name, value in result.scalars.items()}
+    ranks = run.ranks.gather(mine)
+    means = {f"train/{name}": sum(r[name] for r in ranks) / len(ranks) for name in mine}
+    return {"lr": result.rate, **means, "grad_norm": result.norm}
+
+
+def _backward(run: Run, model: nn.Module, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+    """Add up gradients over the slices of a batch, each weighted by its share of the samples."""
+    count, slices = len(clip["gap"]), run.config.accumulate
+    assert count * run.ranks.world == run.config.batch_size, "a batch is an equal share"
+    total, means = torch.zeros((), device=run.ranks.device), {}
+    for low, high in pairwise(count * i // slices for i in range(slices + 1)):
+        sabotage.at("forward", step=run.step + 1)
+        share = (high - low) / count
+        with run.ranks.averaging(model, high == count):
+            with autocast(run.config.precision, run.ranks.device):
+                loss, scalars = model(part(clip, low, high))
+            loss = sabotage.spoil("loss", loss, step=run.step + 1)
+            (loss * share).backward()
+        total += loss.detach() * share
+        for name, value in scalars.items():
+            means[name] = means.get(name, 0) + value * share
+    return total, means
+
+
+def _diagnosis(run: Run, number: int, loss: float, norm: float, clip: Clip) -> str:
+    with autocast(run.config.precision, run.ranks.device):
+        where = alarms.first_non_finite(run.objective, clip)
+    episodes = sorted(set(clip["episode"].tolist()))
+    told = run.ranks.gather((where, episodes))
+    where, episodes = next((t for t in told if t[0]), told[0])
+    last = checkpoint.steps(run.folder)
+    kept = f"step {last[-1]}" if last else "none yet"
+    return (
+        f"step {number} has loss {loss} and gradient norm {norm}; first not finite: "
+        f"{where or alarms.first_bad_gradient(run.objective)}; episodes in the batch: {episodes}; "
+        f"the update was not made, last checkpoint: {kept}; look at these episodes or lower lr"
+    )
