@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import random
 import shutil
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from saccade.checkpoint import write_atomic
-from saccade.errors import CheckpointError, SpaceError
+from saccade.errors import BusyError, CheckpointError, SpaceError
 from saccade.train import checkpoint
 from saccade.train.checkpoint import newest, prune, read, require_same, save, steps
+from tests.train import toy
 
 FILES = ("objective.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
 
@@ -40,8 +42,33 @@ def test_an_unfinished_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None
     left = write(tmp_path, 3).with_name("step-00000004.tmp-99")
     shutil.copytree(checkpoint.folder_of(tmp_path, 3), left)
     assert steps(tmp_path) == [3]
-    checkpoint.tidy(tmp_path)
+    half = tmp_path / "best" / "encoder" / ".model.safetensors.tmp-99-1"  # of a killed write
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"")
+    assert checkpoint.tidy(tmp_path) == ["step-00000004.tmp-99"]
     assert not left.exists()
+    assert not half.exists()
+
+
+def test_a_manifest_names_files_of_its_folder_only(tmp_path: Path) -> None:
+    path = write(tmp_path, 3) / "MANIFEST.json"
+    (tmp_path / "secret").write_text("s")
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    content["files"]["../../secret"] = content["files"]["state.json"]
+    path.write_text(json.dumps(content | {"sha256": checkpoint._digest(content)}))
+    with pytest.raises(CheckpointError, match=r"names '../../secret', which is no file beside it"):
+        read(path.parent)
+
+
+def test_who_holds_a_folder_may_hold_it_again(tmp_path: Path) -> None:
+    with checkpoint.lock(tmp_path):
+        with checkpoint.lock(tmp_path):
+            pass
+        child = toy.CHILDREN.Process(target=toy.run_slowly, args=(tmp_path, 0.0))
+        child.start()
+        child.join(60)
+    assert child.exitcode == BusyError.exit_code
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,5 +1,7 @@
 import json
+import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -25,20 +27,29 @@ def test_a_missing_gpu_is_told() -> None:
         pass
 
 
-def ranks_of(run_dir: Path, world: int, broken_rank: int = -1) -> list[int | None]:
+def ranks_of(
+    run_dir: Path, world: int, broken_rank: int = -1, fault: str = "", timeout: float = 60
+) -> list[int | None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     run_dir.mkdir()
     children = [
-        toy.CHILDREN.Process(target=toy.run_as_rank, args=(rank, world, port, run_dir, broken_rank))
+        toy.CHILDREN.Process(
+            target=toy.run_as_rank,
+            args=(rank, world, port, run_dir, broken_rank, fault, timeout),
+        )
         for rank in range(world)
     ]
     for child in children:
         child.start()
+    codes: list[int | None] = []
     for child in children:
-        child.join(60)
-    return [child.exitcode for child in children]
+        child.join(5 if codes else 60)
+        codes.append(child.exitcode)
+        child.kill()  # where it is stopped
+        child.join()
+    return codes
 
 
 def test_two_ranks_train_like_one(tmp_path: Path) -> None:
@@ -61,3 +72,20 @@ def test_a_nan_on_one_rank_stops_all(tmp_path: Path) -> None:
         assert "step 3" in message
         assert "output of head" in message
         assert "episodes in the batch: [20, 21, 22, 23]" in message  # those of rank 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "timeout", "ends"),
+    [("kill9", 60, -signal.SIGKILL), ("stop", 3, None)],
+)
+def test_a_lost_rank_ends_the_others(
+    tmp_path: Path, fault: str, timeout: float, ends: int | None
+) -> None:
+    began = time.monotonic()
+    fault = f"step:{fault}@step=3,rank=1"
+    codes = ranks_of(tmp_path / "run", 2, fault=fault, timeout=timeout)[::-1]
+    assert codes[1] == 1
+    assert time.monotonic() - began < 70
+    told = (tmp_path / "run" / "error-0.txt").read_text()
+    assert f"rank 0 of 2 lost another one, which died or took more than {timeout} s" in told
+    assert ends is None or codes[0] == ends

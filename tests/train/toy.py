@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade import sabotage
 from saccade.config import Config
 from saccade.errors import SaccadeError
 from saccade.train.config import TrainConfig
@@ -185,13 +186,19 @@ def run_slowly(run_dir: Path, wait: float) -> None:
     exit_as_told(lambda: run(run_dir, wait=wait, resume=True))
 
 
-def run_as_rank(rank: int, world: int, port: int, run_dir: Path, broken_rank: int) -> None:
+def run_as_rank(
+    rank: int, world: int, port: int, run_dir: Path, broken_rank: int, fault: str, timeout: float
+) -> None:
     """Train as one of several gloo ranks; ``broken_rank`` meets a NaN in its third step."""
+    os.environ[sabotage.VARIABLE] = fault
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     objective = Breaks(step=3) if rank == broken_rank else shift(dropout=0.0)
     objective.unused = nn.Linear(2, 2)  # on purpose without gradient, as some objectives have
-    exit_as_told(lambda: run(run_dir, objective, accumulate=2), run_dir / f"error-{rank}.txt")
+    exit_as_told(
+        lambda: run(run_dir, objective, accumulate=2, rank_timeout=timeout),
+        run_dir / f"error-{rank}.txt",
+    )
 
 
 def exit_as_told(work: Callable[[], object], told: Path | None = None) -> None:
