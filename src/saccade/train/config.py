@@ -8,12 +8,14 @@ from saccade.errors import ConfigError
 
 FREE_TO_CHANGE = (
     *("workers", "prefetch", "data_timeout", "rank_timeout"),
+    *("on_nan", "most_skipped", "spike"),
     *("save_every", "keep", "device", "tensorboard"),
 )
 COUNTS = (
     *("samples", "batch_size", "accumulate", "prefetch"),
     *("log_every", "eval_every", "save_every", "keep"),
 )
+NOT_NEGATIVE = ("seed", "data_timeout", "most_skipped", "spike")
 POSITIVE = ("lr", "grad_clip", "rank_timeout")
 
 
@@ -37,6 +39,10 @@ class TrainConfig:
         betas: of AdamW
         grad_clip: largest norm of the gradient
         precision: bfloat16 is mixed precision; weights that learn stay float32
+        on_nan: what to do with a step whose loss or gradient is not finite, or leaps: ``stop``;
+            ``skip`` the batch; ``rewind`` to the newest checkpoint's weights and go on behind it
+        most_skipped: steps that may be left out so before the run stops
+        spike: a loss of more than this many times its running mean is a leap; 0 for never
         workers: processes that read data
         prefetch: batches that each of them reads ahead
         data_timeout: seconds to wait for a batch before the workers are taken for hung; 0 waits
@@ -64,6 +70,9 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    on_nan: Literal["stop", "skip", "rewind"] = "stop"
+    most_skipped: int = 10
+    spike: float = 0.0
     workers: int = 2
     prefetch: int = 2
     data_timeout: float = 120.0
@@ -101,9 +110,7 @@ class TrainConfig:
         ]
         if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
             wrong.append("warmup and cooldown together must be at most 1")
-        wrong += [
-            f"{name} must not be negative" for name in ("seed", "data_timeout") if value[name] < 0
-        ]
+        wrong += [f"{name} must not be negative" for name in NOT_NEGATIVE if value[name] < 0]
         if self.batch_size % world:
             wrong.append(f"batch_size {self.batch_size} must divide by the {world} processes")
         if self.accumulate > max(share, 1):

@@ -29,7 +29,7 @@ from saccade.train.distributed import join
 from saccade.train.evaluate import CutShortError, autocast, evaluate, move, part
 from saccade.train.log import Log, Meter, Progress, peak_memory_mb, truncate
 from saccade.train.optim import adamw, load_moments
-from saccade.train.run import Run
+from saccade.train.run import Mean, Run
 from saccade.train.signals import Stop, stopping
 from saccade.train.step import averaged, update
 from saccade.types import Clip, Objective
@@ -146,6 +146,8 @@ def _open(run: Run, data: Batches, resume: bool) -> None:
         if saved.state["best"] is not None:
             run.best_step, run.best_loss = saved.state["best"]
         run.pending = saved.state.get("pending")
+        run.skipped = saved.state.get("skipped", 0)
+        run.mean = Mean(**saved.state.get("mean", {}))
         epoch, samples = divmod(run.step * run.config.batch_size, data.samples_per_epoch)
         notes.append(
             f"resumed from step {run.step} of {run.config.steps} (sha256 {saved.digest[:8]}), "
@@ -179,8 +181,8 @@ def _loop(run: Run, data: Batches) -> None:
         assert clip is not None
         result = update(run, model, move(clip, ranks.device))
         run.meter.add(time.perf_counter() - began, waited)
-        run.show(result.loss)
-        _settle(run, averaged(run, result) if run.due(config.log_every) else {})
+        run.show(result.loss if result else None)
+        _settle(run, averaged(run, result) if result and run.due(config.log_every) else {})
     run.obey()
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,28 @@ from saccade.train.log import Log, Meter, Progress
 from saccade.train.optim import moments
 from saccade.train.signals import Stop
 from saccade.types import Clip, Objective
+
+MEMORY = 0.98  # of the running mean of the loss
+YOUNG = 50  # losses that it needs before one can be called a leap
+
+
+@dataclass
+class Mean:
+    """The running mean of the loss, freed of the bias of its start."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def leaps(self, loss: float, factor: float) -> bool:
+        """Say whether a loss is more than so many times the mean; 0 never says so."""
+        if not factor or self.count < YOUNG:
+            return False
+        return loss > factor * self.total / (1 - MEMORY**self.count)
+
+    def add(self, loss: float) -> None:
+        """Take a loss in."""
+        self.total = MEMORY * self.total + (1 - MEMORY) * loss
+        self.count += 1
 
 
 @dataclass
@@ -40,6 +62,8 @@ class Run:
     pending: dict[str, float] | None = None  # record of this step, which still lacks its scores
     scores: dict[str, float] | None = None  # of this step, with the features they are of
     pooled: Mapping[str, Tensor] | None = None
+    skipped: int = 0  # steps that were left out
+    mean: Mean = field(default_factory=Mean)
     log: Log | None = None  # on rank 0
 
     def due(self, every: int) -> bool:
@@ -70,6 +94,8 @@ class Run:
             "step": self.step,
             "best": [self.best_step, self.best_loss] if self.best_step else None,
             "pending": self.pending,
+            "skipped": self.skipped,
+            "mean": asdict(self.mean),
             "identity": self.identity,
         }
         weights = self.objective.state_dict()

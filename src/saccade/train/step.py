@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade import sabotage
-from saccade.errors import NumericError
-from saccade.train import alarms, checkpoint
+from saccade.train import trouble
 from saccade.train.evaluate import autocast, part
 from saccade.train.optim import learning_rate
 from saccade.train.run import Run
@@ -26,16 +25,17 @@ class Result(NamedTuple):
     scalars: dict[str, Tensor]
 
 
-def update(run: Run, model: nn.Module, clip: Clip) -> Result:
-    """Make one optimizer step, or none where a number is not finite on any rank.
+def update(run: Run, model: nn.Module, clip: Clip) -> Result | None:
+    """Make one optimizer step; None where it was left out (``trouble.py``).
 
     Raises:
-        NumericError: it is not; every rank raises.
+        NumericError: a number is not finite on any rank, and the run is to stop there.
     """
     config, ranks = run.config, run.ranks
     number = run.step + 1
     seed = np.random.SeedSequence((config.seed, number, ranks.rank)).generate_state(1, np.uint64)
     torch.manual_seed(int(seed[0] >> 1))
+    kept = trouble.keep_buffers(run.objective, config.on_nan)
     with ranks.hearing():
         loss, scalars = _backward(run, model, clip)
     gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
@@ -43,8 +43,13 @@ def update(run: Run, model: nn.Module, clip: Clip) -> Result:
         gradients[0].copy_(spoiled)
     total = nn.utils.get_total_norm(gradients)
     value, norm = torch.stack([loss, total]).tolist()
-    if ranks.agree(not (math.isfinite(value) and math.isfinite(norm)))[0]:
-        raise NumericError(_diagnosis(run, number, value, norm, clip))
+    if config.spike:
+        value = sum(ranks.gather(value)) / ranks.world
+    finite = math.isfinite(value) and math.isfinite(norm)
+    if ranks.agree(not finite or run.mean.leaps(value, config.spike))[0]:
+        trouble.meet(run, number, value, norm, clip, kept)
+        return None
+    run.mean.add(value)
     nn.utils.clip_grads_with_norm_(run.objective.parameters(), config.grad_clip, total)
     rate = learning_rate(
         number,
@@ -91,18 +96,3 @@ def _backward(run: Run, model: nn.Module, clip: Clip) -> tuple[Tensor, dict[str,
         for name, value in scalars.items():
             means[name] = means.get(name, 0) + value * share
     return total, means
-
-
-def _diagnosis(run: Run, number: int, loss: float, norm: float, clip: Clip) -> str:
-    with autocast(run.config.precision, run.ranks.device):
-        where = alarms.first_non_finite(run.objective, clip)
-    episodes = sorted(set(clip["episode"].tolist()))
-    told = run.ranks.gather((where, episodes))
-    where, episodes = next((t for t in told if t[0]), told[0])
-    last = checkpoint.steps(run.folder)
-    kept = f"step {last[-1]}" if last else "none yet"
-    return (
-        f"step {number} has loss {loss} and gradient norm {norm}; first not finite: "
-        f"{where or alarms.first_bad_gradient(run.objective)}; episodes in the batch: {episodes}; "
-        f"the update was not made, last checkpoint: {kept}; look at these episodes or lower lr"
-    )
