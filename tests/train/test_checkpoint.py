@@ -103,13 +103,15 @@ def test_files_of_another_step_are_found(tmp_path: Path) -> None:
 def test_damage_falls_back_to_the_older_one_and_says_so(tmp_path: Path) -> None:
     older, newer = write(tmp_path, 1), write(tmp_path, 2)
     (newer / "state.json").write_text("{}")
-    found, (note,) = newest(tmp_path)
+    with pytest.raises(CheckpointError, match=r"state.json.*--resume auto"):
+        newest(tmp_path)
+    found, (note,) = newest(tmp_path, fall_back=True)
     assert found == older
     assert "state.json" in note
     assert "step-00000001" in note
     (older / "MANIFEST.json").unlink()
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        newest(tmp_path)
+        newest(tmp_path, fall_back=True)
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:

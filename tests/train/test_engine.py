@@ -235,13 +235,17 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - began < 1.5
 
 
-def test_damage_is_told_and_the_older_checkpoint_used(tmp_path: Path, whole: Path) -> None:
+def test_damage_is_told_and_the_older_checkpoint_used_if_it_may(
+    tmp_path: Path, whole: Path
+) -> None:
     with pytest.raises(Stopped):
         toy.run(tmp_path, progress=Interrupt(7))
     newest = checkpoint.folder_of(tmp_path, 7) / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors is damaged.*--resume auto"):
+        toy.run(tmp_path, resume=True)
     watcher = Interrupt(-1)
-    toy.run(tmp_path, resume=True, progress=watcher)
+    toy.run(tmp_path, resume="auto", progress=watcher)
     assert "optimizer.safetensors is damaged" in watcher.notes[0]
     assert "using step-00000006 instead" in watcher.notes[0]
     assert metrics(tmp_path) == metrics(whole)
@@ -256,7 +260,24 @@ def test_another_config_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         toy.run(tmp_path, objective, resume=True, lr=0.5)
     assert metrics(tmp_path) == before
     assert torch.equal(objective.head.weight, weights)
-    toy.run(tmp_path, resume=True, workers=5, keep=1)
+    with pytest.raises(
+        CheckpointError, match=r"--allow-change KEY:\n  train\.seed: saved 0, now 1$"
+    ):
+        toy.run(tmp_path, resume=True, allow_change=("train.lr",), lr=0.5, seed=1)
+    assert metrics(tmp_path) == before
+    watcher = Interrupt(-1)
+    toy.run(
+        tmp_path,
+        resume=True,
+        allow_change=("train.lr",),
+        progress=watcher,
+        workers=5,
+        keep=1,
+        lr=0.5,
+    )
+    assert watcher.notes[0] == "changed train.lr: saved 0.01, now 0.5"
+    saved = checkpoint.read(checkpoint.folder_of(tmp_path, 12)).state["identity"]
+    assert saved["train"]["lr"] == 0.5
 
 
 def test_a_run_is_not_overwritten(whole: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +17,7 @@ from saccade.config import Config
 from saccade.errors import SaccadeError
 from saccade.train.config import TrainConfig
 from saccade.train.distributed import rank_and_world
-from saccade.train.engine import Summary, train
+from saccade.train.engine import Resume, Summary, train
 from saccade.types import Clip, Encoder, Objective, Preprocessing
 
 CONFIG = TrainConfig(
@@ -143,7 +143,8 @@ def run(
     run_dir: Path,
     objective: Objective | None = None,
     wait: float = 0.0,
-    resume: bool = False,
+    resume: Resume = False,
+    allow_change: Sequence[str] = (),
     progress: Callable[..., None] | None = None,
     **changes: Any,
 ) -> Summary:
@@ -157,6 +158,7 @@ def run(
         run_dir,
         identity=IDENTITY,
         resume=resume,
+        allow_change=allow_change,
         progress=progress,
     )
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,6 +17,8 @@ from saccade.experiments.training import Training
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
 from saccade.train.log import Screen
+
+CHOICES = ("no", "yes", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,10 @@ class Command:
             phase 1), or the folder of a DINOv2, SigLIP or CLIP.
         language: vectors of instructions, in place of the recipe's: a table (`saccade data
             language`), or the folder of a CLIP.
-        resume: go on with the run in the folder.
+        resume: go on with the run in the folder; `--resume auto` begins one where there is none,
+            and uses an older checkpoint where the newest is damaged (for scripts that restart).
+        allow_change: settings that may differ from those of the run that is resumed, like
+            train.lr, or versions.torch.
         overwrite: delete the run in the folder first.
         dry_run: show the settings and sizes, of a world model the GPU memory too; do nothing.
     """
@@ -51,7 +56,8 @@ class Command:
     data_options: tuple[str, ...] = ()
     encoder: Path | None = None
     language: Path | None = None
-    resume: bool = False
+    resume: Literal["no", "yes", "auto"] = "no"
+    allow_change: tuple[str, ...] = ()
     overwrite: bool = False
     dry_run: bool = False
 
@@ -66,7 +72,7 @@ def main(args: list[str]) -> int:
         return 0 if args and args[0] in ("-h", "--help") else 2
     command = tyro.cli(
         partial(Command, training=load_recipe(args[0])),
-        args=args[1:],
+        args=with_resume(args[1:]),
         prog=f"saccade train {args[0]}",
     )
     training = with_data(command.training, command.data, command.data_options)
@@ -84,7 +90,8 @@ def main(args: list[str]) -> int:
         replace_folder(command.out, "experiment.json")
     result = training.run(
         command.out,
-        resume=command.resume,
+        resume="auto" if command.resume == "auto" else command.resume == "yes",
+        allow_change=command.allow_change,
         progress=Screen(sys.stderr) if first_rank else None,
         report=say,
     )
@@ -97,6 +104,15 @@ def main(args: list[str]) -> int:
             f"{len(result['alarms'])} alarms; {exports}"
         )
     return 0
+
+
+def with_resume(args: list[str]) -> list[str]:
+    """Read a bare ``--resume`` as ``--resume yes``."""
+    return [
+        word
+        for arg, after in zip(args, [*args[1:], ""], strict=True)
+        for word in ([arg, "yes"] if arg == "--resume" and after not in CHOICES else [arg])
+    ]
 
 
 def describe(training: Training) -> None:

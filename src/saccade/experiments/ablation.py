@@ -26,6 +26,7 @@ from saccade.experiments.evidence import write
 from saccade.experiments.parallel import default_jobs, train_all
 from saccade.experiments.source import Report
 from saccade.experiments.training import Training
+from saccade.train.engine import Resume
 from saccade.train.log import Progress
 
 FAILED = "failed.json"  # in a run's folder: why it has no result
@@ -54,14 +55,17 @@ class Attempt(Training):
         self,
         folder: Path,
         *,
-        resume: bool = False,
+        resume: Resume = False,
+        allow_change: Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
     ) -> dict[str, Any]:
         """Train; return nothing where a number was not finite."""
         plain = Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
         try:
-            return plain.run(folder, resume=resume, progress=progress, report=report)
+            return plain.run(
+                folder, resume=resume, allow_change=allow_change, progress=progress, report=report
+            )
         except NumericError as error:
             sys.stderr.write(f"{folder}: {error}; the other cells go on\n")
             write_atomic(folder / FAILED, json.dumps({"error": str(error)}, indent=2) + "\n")

@@ -6,7 +6,7 @@ average, which tells a picture from the same picture upside down.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from saccade.models.language import Language
 from saccade.models.state_encoder import StateEncoder
 from saccade.objectives.imitation import Imitation
 from saccade.objectives.temporal_jepa import TemporalJepa, TemporalJepaConfig
+from saccade.train.engine import Resume
 from saccade.train.log import Progress
 from saccade.types import Contract, Objective
 
@@ -261,12 +262,15 @@ class StateTraining(ActingTraining):
         self,
         folder: Path,
         *,
-        resume: bool = False,
+        resume: Resume = False,
+        allow_change: Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
     ) -> dict[str, Any]:
         """Train, or resume; ``result.json`` says under ``phase_1`` whether phase 2 may begin."""
-        result = super().run(folder, resume=resume, progress=progress, report=report)
+        result = super().run(
+            folder, resume=resume, allow_change=allow_change, progress=progress, report=report
+        )
         if result:
             lines = (folder / "metrics.jsonl").read_text().splitlines()
             result["phase_1"] = phase_1_verdict([json.loads(line) for line in lines])

@@ -96,8 +96,7 @@ def _train(label: str, training: Training, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     screen = Screen(sys.stderr, label=label)
     try:
-        resume = (folder / "experiment.json").exists()
-        training.run(folder, resume=resume, progress=screen)
+        training.run(folder, resume="auto", progress=screen)
     except SaccadeError as error:
         sys.stderr.write(f"{label}: {error}\n")
         sys.exit(error.exit_code)

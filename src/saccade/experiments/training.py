@@ -20,7 +20,7 @@ from saccade.experiments.source import Parts, Report, SourceConfig
 from saccade.report.pictures import save_pictures
 from saccade.train import checkpoint
 from saccade.train.distributed import rank_and_world
-from saccade.train.engine import Summary, TrainConfig, train
+from saccade.train.engine import Resume, Summary, TrainConfig, train
 from saccade.train.evaluate import move
 from saccade.train.log import Progress
 from saccade.train.signals import Stop, stopping
@@ -102,7 +102,8 @@ class Training:
         self,
         folder: Path,
         *,
-        resume: bool = False,
+        resume: Resume = False,
+        allow_change: Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
     ) -> dict[str, Any]:
@@ -120,14 +121,15 @@ class Training:
             self.train.require_workable(ranks)
             if rank == 0:
                 stack.enter_context(checkpoint.lock(folder))
-            return self._run(folder, rank, ranks, resume, progress, report, stop)
+            return self._run(folder, rank, ranks, resume, allow_change, progress, report, stop)
 
     def _run(
         self,
         folder: Path,
         rank: int,
         ranks: int,
-        resume: bool,
+        resume: Resume,
+        allow_change: Sequence[str],
         progress: Callable[[Progress], None] | None,
         report: Report,
         stop: Stop,
@@ -169,6 +171,7 @@ class Training:
             folder,
             identity=identity,
             resume=resume,
+            allow_change=allow_change,
             progress=progress,
             card=self.card(objective, parts),
             stop=stop,

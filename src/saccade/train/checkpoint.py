@@ -18,7 +18,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,11 +186,11 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
-def newest(run_dir: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest intact checkpoint, and what to tell about those that are not.
+def newest(run_dir: Path, fall_back: bool = False) -> tuple[Path | None, list[str]]:
+    """Find the newest checkpoint; or the newest intact one, and what to tell of those that are not.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is intact.
+        CheckpointError: the newest is damaged; or, where older ones will do, all are.
     """
     damage: list[str] = []
     for step in reversed(steps(run_dir)):
@@ -199,6 +199,10 @@ def newest(run_dir: Path) -> tuple[Path | None, list[str]]:
             verify(folder)
         except CheckpointError as error:
             damage.append(str(error))
+            if not fall_back:
+                raise CheckpointError(
+                    f"{error}; --resume auto would use the newest one that is intact"
+                ) from error
             continue
         return folder, [f"{told}; using {folder.name} instead" for told in damage]
     if damage:
@@ -208,20 +212,29 @@ def newest(run_dir: Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], source: Path) -> None:
-    """Refuse to continue a run as another experiment.
+def require_same(
+    saved: Mapping[str, Any], now: Mapping[str, Any], source: Path, allowed: Sequence[str] = ()
+) -> list[str]:
+    """Refuse to continue a run as another experiment, but for what is allowed to change.
+
+    Returns what has changed so; ``train.lr`` allows itself, ``train`` all settings of the loop.
 
     Raises:
         CheckpointError: a table of what differs.
     """
     old, new = dict(_flat(saved)), dict(_flat(json.loads(json.dumps(now))))
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if keys:
-        rows = [f"  {key}: saved {old.get(key)!r}, now {new.get(key)!r}" for key in keys]
+    rows = {
+        key: f"{key}: saved {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+    free = {key for key in rows for name in allowed if key == name or key.startswith(f"{name}.")}
+    if left := [f"  {row}" for key, row in rows.items() if key not in free]:
         raise CheckpointError(
-            f"{source} belongs to another experiment; use its settings or a new folder:\n"
-            + "\n".join(rows)
+            f"{source} belongs to another experiment; use its settings or a new folder, or name "
+            "what may change with --allow-change KEY:\n" + "\n".join(left)
         )
+    return [f"changed {rows[key]}" for key in sorted(free)]
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -279,6 +292,7 @@ def lock(run_dir: Path) -> Iterator[None]:
     if mine in _held:
         yield
         return
+    new = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("a+") as file:
         try:
@@ -296,5 +310,10 @@ def lock(run_dir: Path) -> Iterator[None]:
         _held.add(mine)
         try:
             yield
+        except BaseException:  # leave no folder of a run that never began
+            if new and [path.name for path in run_dir.iterdir()] == [".lock"]:
+                (run_dir / ".lock").unlink()
+                run_dir.rmdir()
+            raise
         finally:
             _held.remove(mine)

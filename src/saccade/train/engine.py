@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
-from saccade import sabotage
+from saccade import __version__, sabotage
 from saccade.checkpoint import load_weights
 from saccade.errors import ConfigError, SaccadeError
 from saccade.train import alarms, checkpoint
@@ -34,6 +34,7 @@ from saccade.train.signals import Stop, stopping
 from saccade.train.step import averaged, update
 from saccade.types import Clip, Objective
 
+Resume = bool | Literal["auto"]
 ALARM_SAMPLES = 8  # enough to see a leak or a dead module, whatever the size of a held-out clip
 
 
@@ -74,7 +75,8 @@ def train(
     run_dir: Path,
     *,
     identity: Mapping[str, Any],
-    resume: bool = False,
+    resume: Resume = False,
+    allow_change: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
     card: str = "",
     stop: Stop | None = None,
@@ -83,11 +85,13 @@ def train(
 
     ``identity`` is what must not change between a run and its resume beside the training
     config: the objective's config, the data's fingerprint. ``card`` is the exports' model card.
-    ``stop`` is what handles signals, where the caller does already.
+    ``allow_change`` names fields of both that may differ. With ``resume="auto"`` an older
+    checkpoint will do where the newest is damaged. ``stop`` handles signals, where the caller
+    does already.
 
     Raises:
         ConfigError: settings that cannot work, or a folder that holds a run, without ``resume``.
-        CheckpointError: the checkpoint is of another experiment, or none is intact.
+        CheckpointError: the checkpoint is of another experiment, or damaged.
         NumericError: a loss or gradient is not finite; weights are those of the step before.
         SpaceError: a file does not fit on the disk; the last checkpoint is intact.
         BusyError: another process trains in this folder.
@@ -110,14 +114,14 @@ def train(
             held_out=held_out,
             ranks=ranks,
             folder=run_dir,
-            identity={**identity, "train": config.fixed()},
+            identity={**identity, "train": config.fixed(), "versions": versions()},
             card=card,
             progress=progress or (lambda _: None),
             meter=Meter(config.batch_size, window=config.log_every),
             stop=stop,
         )
         ranks.on_main(lambda: stack.enter_context(checkpoint.lock(run_dir)))
-        _open(run, data, resume)
+        _open(run, data, resume, allow_change)
         ranks.on_main(lambda: _start_log(run, stack))
         ranks.on_main(lambda: _ring(run, *_look(run, "warning")))
         with stop.deferred():
@@ -126,20 +130,22 @@ def train(
         return _finish(run)
 
 
-def _open(run: Run, data: Batches, resume: bool) -> None:
-    """Start a new run, or restore the newest intact checkpoint of an old one."""
+def _open(run: Run, data: Batches, resume: Resume, allow_change: Sequence[str]) -> None:
+    """Start a new run, or restore the newest checkpoint of an old one."""
     metrics = run.folder / "metrics.jsonl"
 
     def find() -> tuple[Path | None, list[str]]:
         started = metrics.exists() and metrics.stat().st_size > 0
         if not resume and (started or checkpoint.steps(run.folder)):
             raise ConfigError(f"{run.folder} holds a run; resume it or choose another folder")
-        return checkpoint.newest(run.folder)
+        return checkpoint.newest(run.folder, fall_back=resume == "auto")
 
     folder, notes = run.ranks.on_main(find)
     if folder is not None:
         saved = run.ranks.together(lambda: checkpoint.read(folder))
-        checkpoint.require_same(saved.state["identity"], run.identity, folder)
+        was = saved.state["identity"]
+        was = {"versions": run.identity["versions"], **was}  # unknown before they were kept
+        notes += checkpoint.require_same(was, run.identity, folder, allow_change)
         load_weights(run.objective, saved.objective, str(folder))
         load_moments(run.objective, run.optimizer, saved.optimizer, str(folder))
         run.step = saved.state["step"]
@@ -153,10 +159,17 @@ def _open(run: Run, data: Batches, resume: bool) -> None:
             f"resumed from step {run.step} of {run.config.steps} (sha256 {saved.digest[:8]}), "
             f"{samples} samples into epoch {epoch + 1}"
         )
+    elif resume:
+        notes.append(f"{run.folder} has no checkpoint: a new run begins")
     unfinished = run.ranks.on_main(lambda: checkpoint.tidy(run.folder))
     for note in [*(f"ignored incomplete {name}" for name in unfinished), *notes]:
         run.show(note=note)
     run.ranks.on_main(lambda: truncate(metrics, run.step if folder else -1))
+
+
+def versions() -> dict[str, str]:
+    """Return what decides, beside the settings, which numbers come out."""
+    return {"saccade": __version__, "torch": torch.__version__}
 
 
 def _start_log(run: Run, stack: ExitStack) -> None:
