@@ -16,8 +16,10 @@ from saccade.report.tables import (
     to_csv,
     to_json,
     to_latex,
+    to_markdown,
     write_tables,
 )
+from saccade.report.text import DASH, MINUS
 from tests.report.results_fixture import realistic
 
 ODD = Table(
@@ -52,6 +54,16 @@ def test_latex_escapes_and_shows_intervals() -> None:
     assert "\\begin{tabular}{lrr}\n\\toprule" in text
 
 
+def test_markdown_is_what_github_draws() -> None:
+    assert to_markdown(ODD) == (
+        "50 % of {all}.\n\n"
+        "| name | score | n |\n"
+        "| --- | ---: | ---: |\n"
+        '| say "a, b" _c_ | 0.500 | 3 |\n'
+        f"| x | {MINUS}1.250 [{MINUS}2, 0.125] | {DASH} |\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("plain", "escaped"),
     [
@@ -64,11 +76,11 @@ def test_no_sign_becomes_a_command(plain: str, escaped: str) -> None:
     assert latex(plain) == escaped
 
 
-def test_every_table_is_written_three_times(results: dict[str, Any], tmp_path: Path) -> None:
+def test_every_table_is_written_for_every_reader(results: dict[str, Any], tmp_path: Path) -> None:
     written = write_tables(results, tmp_path)
     names = ["summary", "probes", "paired", "criteria", "cost", "diagnostics", "ablation"]
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [
-        f"tables/{name}.{kind}" for name in names for kind in ("csv", "json", "tex")
+        f"tables/{name}.{kind}" for name in names for kind in ("csv", "json", "tex", "md")
     ]
     with (tmp_path / "tables" / "probes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

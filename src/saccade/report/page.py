@@ -73,7 +73,7 @@ def write_report(results: Mapping[str, Any], folder: Path) -> Path:
     """Render ``report.html`` from what ``results.json`` holds; return its path.
 
     Pictures are read from ``folder``, to which their paths are relative. Every table is written
-    as CSV, JSON and LaTeX into ``tables/`` beside the page.
+    as CSV, JSON, LaTeX and Markdown into ``tables/`` beside the page.
 
     Raises:
         DataError: the results are malformed, or a picture that they name is missing.

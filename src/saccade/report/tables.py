@@ -1,7 +1,7 @@
-"""Every table of the page as files for a spreadsheet, a program and a paper.
+"""Every table of the page as files for a spreadsheet, a program, a paper and a discussion.
 
 CSV follows RFC 4180 (a score is three columns: value, low, high), JSON repeats the same records,
-LaTeX needs the package booktabs.
+LaTeX needs the package booktabs, Markdown is GitHub's.
 """
 
 import csv
@@ -18,7 +18,7 @@ from saccade.report.summary import SPLITS, Summary, summarise
 from saccade.report.text import DASH, MINUS, number
 
 TABLES = "tables"
-KINDS = ("csv", "json", "tex")
+KINDS = ("csv", "json", "tex", "md")
 ESCAPES = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -58,14 +58,15 @@ class Table(NamedTuple):
 
 
 def write_tables(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write ``tables/NAME.csv``, ``.json`` and ``.tex`` for every table; return their paths.
+    """Write ``tables/NAME`` for every table and every one of ``KINDS``; return their paths.
 
     Raises:
         DataError: the results are malformed.
     """
     written = []
     for table in tables(check_results(results)):
-        for kind, text in zip(KINDS, (to_csv(table), to_json(table), to_latex(table)), strict=True):
+        texts = (to_csv(table), to_json(table), to_latex(table), to_markdown(table))
+        for kind, text in zip(KINDS, texts, strict=True):
             path = Path(folder) / TABLES / f"{table.name}.{kind}"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text.encode())
@@ -249,6 +250,31 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_markdown(table: Table) -> str:
+    """Print a table with bars, numbers to the right."""
+    marks = ["---" if _is_text(table.rows, i) else "---:" for i in range(len(table.columns))]
+    rows = [table.columns, marks, *([_plain(entry) for entry in row] for row in table.rows)]
+    lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([f"{table.caption}.", "", *lines]) + "\n"
+
+
+def _plain(entry: Entry) -> str:
+    if isinstance(entry, str):
+        return entry.replace("|", "\\|").replace("\n", " ")
+    if isinstance(entry, Scored):
+        value = _plain_number(entry.value)
+        if entry.low is None or entry.high is None:
+            return value
+        return f"{value} [{_plain_number(entry.low)}, {_plain_number(entry.high)}]"
+    return _plain_number(entry)
+
+
+def _plain_number(value: Number) -> str:
+    if value is None:
+        return DASH
+    return number(value, 0 if isinstance(value, int) or abs(value) >= 1000 else 3)
+
+
 def _is_text(rows: Sequence[Sequence[Entry]], index: int) -> bool:
     return any(isinstance(row[index], str) for row in rows)
 
@@ -266,11 +292,7 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def _latex_number(value: Number) -> str:
-    if value is None:
-        return "--"
-    if isinstance(value, int):
-        return latex(number(value, 0))
-    return latex(number(value, 3) if abs(value) < 1000 else number(value, 0))
+    return latex(_plain_number(value))
 
 
 def latex(text: str) -> str:
