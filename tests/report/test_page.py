@@ -62,7 +62,7 @@ def test_only_our_own_script_may_run(page: str) -> None:
 def test_every_file_that_is_linked_is_there(page: str, full: Path) -> None:
     linked = [a["href"] for tag, a in Tags(page).found if tag == "a"]
     files = [href for href in linked if href and href.startswith("tables/")]
-    assert len(files) == 3 * 7
+    assert len(files) == 4 * 7
     assert all((full / href).is_file() for href in files)
 
 
