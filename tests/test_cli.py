@@ -64,6 +64,7 @@ MODES = {
     "plan": ("Offline", "Reach", "Calibrate"),
     "export": ("Lora", "Convert"),
     "evaluate": ("Rollouts", "Offline", "Compare", "Power"),
+    "runs": ("List", "Verify", "Keep", "Prune"),
 }
 COMMANDS = [
     (verb, name)

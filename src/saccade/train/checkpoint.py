@@ -35,6 +35,7 @@ from saccade.errors import BusyError, CheckpointError, SpaceError
 SCHEMA = 1
 OBJECTIVE, OPTIMIZER = "objective.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "MANIFEST.json"
+KEEP = "KEEP"  # a file of this name in a checkpoint protects it for ever
 
 
 @dataclass(frozen=True)
@@ -245,10 +246,12 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def prune(run_dir: Path, keep: int, protect: set[int]) -> None:
-    """Delete all but the ``keep`` newest checkpoints and the protected steps."""
+def prune(run_dir: Path, keep: int, every: int, protect: set[int]) -> None:
+    """Delete all but the ``keep`` newest checkpoints, those of every so many steps (0: none),
+    the protected steps and those that are marked."""
     for step in steps(run_dir)[:-keep]:
-        if step not in protect:
+        marked = (folder_of(run_dir, step) / KEEP).exists()
+        if not (step in protect or marked or (every and step % every == 0)):
             sabotage.at("keep.before", step=step)
             discard(folder_of(run_dir, step))
             sabotage.at("keep.after", step=step)

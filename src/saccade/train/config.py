@@ -9,13 +9,13 @@ from saccade.errors import ConfigError
 FREE_TO_CHANGE = (
     *("workers", "prefetch", "data_timeout", "rank_timeout"),
     *("on_nan", "most_skipped", "spike"),
-    *("save_every", "keep", "device", "tensorboard"),
+    *("save_every", "keep", "keep_every", "device", "tensorboard"),
 )
 COUNTS = (
     *("samples", "batch_size", "accumulate", "prefetch"),
     *("log_every", "eval_every", "save_every", "keep"),
 )
-NOT_NEGATIVE = ("seed", "data_timeout", "most_skipped", "spike")
+NOT_NEGATIVE = ("seed", "data_timeout", "most_skipped", "spike", "keep_every")
 POSITIVE = ("lr", "grad_clip", "rank_timeout")
 
 
@@ -51,6 +51,7 @@ class TrainConfig:
         eval_every: steps between scores on the held-out clips
         save_every: steps between checkpoints; one is also written at every best score
         keep: newest checkpoints to keep, beside the best
+        keep_every: steps between checkpoints that are kept for ever; 0 keeps none so
         seed: of weights, data order and noise
         device: auto takes a GPU if there is one
         tensorboard: write the metrics for TensorBoard too
@@ -81,6 +82,7 @@ class TrainConfig:
     eval_every: int = 200
     save_every: int = 500
     keep: int = 2
+    keep_every: int = 0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensorboard: bool = False

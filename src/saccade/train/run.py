@@ -100,7 +100,8 @@ class Run:
         }
         weights = self.objective.state_dict()
         checkpoint.save(self.folder, weights, moments(self.objective, self.optimizer), state)
-        checkpoint.prune(self.folder, self.config.keep, {self.step, self.best_step})
+        protect = {self.step, self.best_step}
+        checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, protect)
 
     def obey(self) -> None:
         """Save and stop if a signal came to any rank. Between steps only.
