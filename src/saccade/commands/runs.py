@@ -19,7 +19,7 @@ COLUMNS = ("run", "state", "steps", "best held-out loss", "checkpoints", "size",
 class List:
     """List the runs below a folder: state, progress, best score, size.
 
-    Example: saccade runs runs
+    Example: saccade runs runs/
 
     saccade runs verify RUN ...    compare every checkpoint with its checksums
     saccade runs keep RUN STEP     mark a checkpoint as one that is never deleted
