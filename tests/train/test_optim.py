@@ -59,6 +59,11 @@ def test_a_rate_that_is_stable_rises_stays_and_falls_as_worked_out_by_hand() -> 
     assert learning_rate(4, 4, 1.0, 1.0, 0.0, schedule="wsd", cooldown=0.5) == 1.0
 
 
+def test_a_constant_rate_only_rises() -> None:
+    shape = {"lr": 2.0, "warmup": 0.5, "min_lr": 0.1, "cooldown": 0.5}
+    assert [learning_rate(n, 4, **shape, schedule="constant") for n in range(1, 5)] == [1, 2, 2, 2]
+
+
 def stepped(model: nn.Module, kind: str = "adamw") -> torch.optim.Optimizer:
     optimizer = adamw(model, 1e-2, 0.1, (0.9, 0.95), kind)
     width = next(model.parameters()).shape[1]

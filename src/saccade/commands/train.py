@@ -13,10 +13,11 @@ from saccade.commands.common import list_recipes, load_recipe, replace_folder, s
 from saccade.config import to_dict
 from saccade.experiments import memory
 from saccade.experiments.acting_parts import with_encoder, with_language
-from saccade.experiments.training import Training
+from saccade.experiments.training import Training, count
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
 from saccade.train.log import Screen
+from saccade.train.optim import groups
 
 CHOICES = ("no", "yes", "auto")
 
@@ -117,12 +118,19 @@ def with_resume(args: list[str]) -> list[str]:
 
 def describe(training: Training) -> None:
     """Print the resolved settings and the sizes, without touching data or disk."""
-    sizes = training.sizes(training.blank())
+    objective = training.blank()
+    sizes = training.sizes(objective)
     print(json.dumps(to_dict(training), indent=2))
     print(
         f"would train {sizes['trained_parameters']:,} parameters "
         f"({sizes['encoder_parameters']:,} in the encoder) for "
         f"{training.train.steps:,} steps of {training.train.batch_size} samples"
+    )
+    decay, rest = groups(objective, training.train.weight_decay)
+    print(
+        f"weight decay {decay['weight_decay']:g} on {count(decay['params']):,} of them, in "
+        f"{len(decay['params'])} matrices; none on {count(rest['params']):,}, in "
+        f"{len(rest['params'])} biases, norms, embeddings and tokens"
     )
     if isinstance(training, WorldModelTraining):
         print(memory.table(memory.describe(training)))

@@ -32,7 +32,7 @@ class TrainConfig:
         start_lr: learning rate from which it rises, as a share of the peak
         warmup: share of the steps in which the rate rises
         schedule: how the rate falls: by half a ``cosine`` from the end of the warm-up on; or
-            ``wsd`` (warm-up, stable, decay), flat and then linearly
+            ``wsd`` (warm-up, stable, decay), flat and then linearly; or not: ``constant``
         cooldown: share of the steps in which the rate falls, in ``wsd``
         optimizer: ``adamw8bit`` keeps the moments of large parameters in 8 bits, by bitsandbytes
         weight_decay: of the weights of layers; biases, norms and tokens are never decayed
@@ -64,7 +64,7 @@ class TrainConfig:
     min_lr: float = 0.01
     start_lr: float = 0.0
     warmup: float = 0.05
-    schedule: Literal["cosine", "wsd"] = "cosine"
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     cooldown: float = 0.05
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     weight_decay: float = 0.05

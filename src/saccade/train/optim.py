@@ -5,8 +5,9 @@ With n the number of the update (1 is the first), W warm-up updates, C of the co
     rate(n) = lr (s + (1 - s) n / W)                                     n <= W
     rate(n) = lr (m + (1 - m) (1 + cos(pi (n - W) / (N - W))) / 2)       n >  W, cosine
     rate(n) = lr (1 - (1 - m) max(0, n - (N - C)) / C)                   n >  W, wsd
+    rate(n) = lr                                                         n >  W, constant
 
-so the last update is made at ``m lr`` and no schedule has a state to save.
+so the last update is made at ``m lr`` (but for constant) and no schedule has a state to save.
 AdamW: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101
 WSD, as V-JEPA 2-AC was trained: Hu et al., 2024, https://arxiv.org/abs/2404.06395
 8-bit moments in blocks: Dettmers et al., 2021, https://arxiv.org/abs/2110.02861
@@ -40,6 +41,8 @@ def learning_rate(
     ``warmup`` and ``cooldown`` are shares of all updates, ``start_lr`` and ``min_lr`` of ``lr``.
     """
     rising = round(warmup * updates)
+    if schedule == "constant":
+        min_lr = 1.0
     if update <= rising:
         return lr * (start_lr + (1 - start_lr) * update / rising)
     if schedule == "cosine":
@@ -65,6 +68,16 @@ def decayed(module: nn.Module) -> set[str]:
     }
 
 
+def groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters that learn: those that decay, and those that do not."""
+    matrices = decayed(module)
+    learned = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    return [
+        {"params": [learned[n] for n in learned if n in matrices], "weight_decay": weight_decay},
+        {"params": [learned[n] for n in learned if n not in matrices], "weight_decay": 0.0},
+    ]
+
+
 def adamw(
     module: nn.Module,
     lr: float,
@@ -77,15 +90,10 @@ def adamw(
     Raises:
         ConfigError: ``kind`` is ``adamw8bit`` and bitsandbytes is not installed.
     """
-    matrices = decayed(module)
-    learned = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    groups = [
-        {"params": [learned[n] for n in learned if n in matrices], "weight_decay": weight_decay},
-        {"params": [learned[n] for n in learned if n not in matrices], "weight_decay": 0.0},
-    ]
+    made = groups(module, weight_decay)
     if kind == "adamw8bit":
-        return _bitsandbytes().optim.AdamW8bit(groups, lr=lr, betas=betas)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+        return _bitsandbytes().optim.AdamW8bit(made, lr=lr, betas=betas)
+    return torch.optim.AdamW(made, lr=lr, betas=betas, fused=True)
 
 
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -134,8 +142,8 @@ def load_moments(
         position[p]: {name: value.clone() for name, value in slots.items()}
         for p, slots in state.items()
     }
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+    settings = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": numbered, "param_groups": settings})
 
 
 def eight_bit(optimizer: torch.optim.Optimizer) -> bool:
