@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from saccade import sabotage
 from saccade.errors import NumericError, Stopped
 from saccade.train import checkpoint
 from saccade.types import Clip
@@ -26,6 +27,33 @@ def test_mixed_precision_keeps_weights_in_float32(tmp_path: Path) -> None:
     summary = toy.run(tmp_path, objective, precision="bfloat16")
     assert {p.dtype for p in objective.parameters()} == {torch.float32}
     assert summary.scores["eval/ratio"] < 1
+
+
+def test_float16_finds_its_scale_and_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    objective = toy.shift()
+    summary = toy.run(tmp_path / "whole", objective, precision="float16", samples=24 * 8)
+    assert {p.dtype for p in objective.parameters()} == {torch.float32}
+    assert summary.scores["eval/ratio"] < 1
+    lines = [json.loads(text) for text in metrics(tmp_path / "whole").splitlines()]
+    trained = [line["step"] for line in lines if "train/loss" in line]
+    assert trained[-1] == 24
+    last = checkpoint.read(checkpoint.folder_of(tmp_path / "whole", 24)).state["scale"]
+    assert last == {"value": 2.0 ** (16 - 24 + len(trained)), "finite": last["finite"]}
+    with pytest.raises(Stopped):
+        toy.run(tmp_path / "cut", precision="float16", samples=24 * 8, progress=Interrupt(13))
+    toy.run(tmp_path / "cut", precision="float16", samples=24 * 8, resume=True)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_an_overflow_of_float16_is_no_trouble_until_it_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(sabotage.VARIABLE, "gradient:inf@step=5")
+    toy.run(tmp_path / "once", precision="float16")
+    assert not (tmp_path / "once" / "bad").exists()
+    monkeypatch.setenv(sabotage.VARIABLE, "gradient:inf")
+    with pytest.raises(NumericError, match="step 31 has"):
+        toy.run(tmp_path / "always", precision="float16", samples=40 * 8, eval_every=99)
 
 
 def test_a_nan_stops_before_the_update(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Case:
     @property
     def compute(self) -> int:
         """Return the bytes of a number in a layer."""
-        return 2 if self.precision == "bfloat16" else 4
+        return 4 if self.precision == "float32" else 2
 
     @property
     def norm(self) -> int:
@@ -261,7 +261,7 @@ def _mask(case: Case) -> int:
 
 def _copies(case: Case, passes: int) -> int:
     """Count the copies of weights in bfloat16: one of what is trained, one each time of others."""
-    if case.precision != "bfloat16":
+    if case.precision == "float32":
         return 0
     shape = case.shape
     ends = shape.feature_dim * shape.dim

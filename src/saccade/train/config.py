@@ -38,7 +38,8 @@ class TrainConfig:
         weight_decay: of the weights of layers; biases, norms and tokens are never decayed
         betas: of AdamW
         grad_clip: largest norm of the gradient
-        precision: bfloat16 is mixed precision; weights that learn stay float32
+        precision: bfloat16 is mixed precision, weights that learn stay float32; so is float16, with
+            a factor on the loss that is halved when gradients overflow
         on_nan: what to do with a step whose loss or gradient is not finite, or leaps: ``stop``;
             ``skip`` the batch; ``rewind`` to the newest checkpoint's weights and go on behind it
         most_skipped: steps that may be left out so before the run stops
@@ -70,7 +71,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     on_nan: Literal["stop", "skip", "rewind"] = "stop"
     most_skipped: int = 10
     spike: float = 0.0

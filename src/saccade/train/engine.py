@@ -30,6 +30,7 @@ from saccade.train.evaluate import CutShortError, autocast, evaluate, move, part
 from saccade.train.log import Log, Meter, Progress, peak_memory_mb, truncate
 from saccade.train.optim import adamw, load_moments
 from saccade.train.run import Mean, Run
+from saccade.train.scaling import LossScale
 from saccade.train.signals import Stop, stopping
 from saccade.train.step import averaged, update
 from saccade.types import Clip, Objective
@@ -154,6 +155,7 @@ def _open(run: Run, data: Batches, resume: Resume, allow_change: Sequence[str]) 
         run.pending = saved.state.get("pending")
         run.skipped = saved.state.get("skipped", 0)
         run.mean = Mean(**saved.state.get("mean", {}))
+        run.scale = LossScale(**saved.state.get("scale", {}))
         epoch, samples = divmod(run.step * run.config.batch_size, data.samples_per_epoch)
         notes.append(
             f"resumed from step {run.step} of {run.config.steps} (sha256 {saved.digest[:8]}), "

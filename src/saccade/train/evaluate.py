@@ -10,7 +10,7 @@ Scores are means over samples:
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -40,7 +40,9 @@ def part(clip: Clip, low: int, high: int) -> Clip:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Compute in mixed precision where that was asked for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
 
 
 class CutShortError(Exception):

@@ -15,6 +15,7 @@ from saccade.train.config import TrainConfig
 from saccade.train.distributed import Ranks
 from saccade.train.log import Log, Meter, Progress
 from saccade.train.optim import moments
+from saccade.train.scaling import LossScale
 from saccade.train.signals import Stop
 from saccade.types import Clip, Objective
 
@@ -64,6 +65,7 @@ class Run:
     pooled: Mapping[str, Tensor] | None = None
     skipped: int = 0  # steps that were left out
     mean: Mean = field(default_factory=Mean)
+    scale: LossScale = field(default_factory=LossScale)  # under float16
     log: Log | None = None  # on rank 0
 
     def due(self, every: int) -> bool:
@@ -96,6 +98,7 @@ class Run:
             "pending": self.pending,
             "skipped": self.skipped,
             "mean": asdict(self.mean),
+            "scale": asdict(self.scale),
             "identity": self.identity,
         }
         weights = self.objective.state_dict()

@@ -35,18 +35,29 @@ def update(run: Run, model: nn.Module, clip: Clip) -> Result | None:
     number = run.step + 1
     seed = np.random.SeedSequence((config.seed, number, ranks.rank)).generate_state(1, np.uint64)
     torch.manual_seed(int(seed[0] >> 1))
-    kept = trouble.keep_buffers(run.objective, config.on_nan)
+    half = config.precision == "float16"
+    kept = trouble.keep_buffers(run.objective) if half or config.on_nan != "stop" else []
     with ranks.hearing():
         loss, scalars = _backward(run, model, clip)
     gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
     if (spoiled := sabotage.spoil("gradient", gradients[0], step=number)) is not gradients[0]:
         gradients[0].copy_(spoiled)
+    if half:
+        for gradient in gradients:
+            gradient.div_(run.scale.value)
     total = nn.utils.get_total_norm(gradients)
     value, norm = torch.stack([loss, total]).tolist()
     if config.spike:
         value = sum(ranks.gather(value)) / ranks.world
-    finite = math.isfinite(value) and math.isfinite(norm)
-    if ranks.agree(not finite or run.mean.leaps(value, config.spike))[0]:
+    overflow, wrong, leap = ranks.agree(
+        not math.isfinite(norm), not math.isfinite(value), run.mean.leaps(value, config.spike)
+    )
+    if half:
+        run.scale.update(not overflow)
+    if half and overflow and not wrong and not run.scale.hopeless:
+        trouble.leave_out(run, number, kept)
+        return None
+    if overflow or wrong or leap:
         trouble.meet(run, number, value, norm, clip, kept)
         return None
     run.mean.add(value)
@@ -91,7 +102,8 @@ def _backward(run: Run, model: nn.Module, clip: Clip) -> tuple[Tensor, dict[str,
             with autocast(run.config.precision, run.ranks.device):
                 loss, scalars = model(part(clip, low, high))
             loss = sabotage.spoil("loss", loss, step=run.step + 1)
-            (loss * share).backward()
+            factor = run.scale.value if run.config.precision == "float16" else 1.0
+            (loss * (share * factor)).backward()
         total += loss.detach() * share
         for name, value in scalars.items():
             means[name] = means.get(name, 0) + value * share

@@ -26,9 +26,18 @@ from saccade.train.run import Run
 from saccade.types import Clip, Objective
 
 
-def keep_buffers(objective: Objective, policy: str) -> list[Tensor]:
-    """Copy what a forward pass changes, where the run may go on without this step."""
-    return [] if policy == "stop" else [buffer.clone() for buffer in objective.buffers()]
+def keep_buffers(objective: Objective) -> list[Tensor]:
+    """Copy what a forward pass may change."""
+    return [buffer.clone() for buffer in objective.buffers()]
+
+
+def leave_out(run: Run, number: int, kept: list[Tensor]) -> None:
+    """Go on behind a step as if its batch had not been."""
+    run.optimizer.zero_grad()
+    with torch.no_grad():
+        for buffer, before in zip(run.objective.buffers(), kept, strict=True):
+            buffer.copy_(before)
+    run.step = number
 
 
 def meet(run: Run, number: int, loss: float, norm: float, clip: Clip, kept: list[Tensor]) -> None:
@@ -53,17 +62,13 @@ def meet(run: Run, number: int, loss: float, norm: float, clip: Clip, kept: list
             f"{what}; the update was not made{again}, last checkpoint: {back}; look at these "
             "episodes, lower lr, or resume with --train.on-nan skip"
         )
-    run.optimizer.zero_grad()
-    with torch.no_grad():
-        for buffer, before in zip(run.objective.buffers(), kept, strict=True):
-            buffer.copy_(before)
+    leave_out(run, number, kept)
     if config.on_nan == "rewind":
         folder, _ = run.ranks.on_main(lambda: checkpoint.newest(run.folder))
         assert folder is not None
         saved = checkpoint.read(folder)
         load_weights(run.objective, saved.objective, str(folder))
         load_moments(run.objective, run.optimizer, saved.optimizer, str(folder))
-    run.step = number
     gone = f"with the weights of {back}" if config.on_nan == "rewind" else "without it"
     run.show(note=f"{what}; going on {gone} ({run.skipped} of at most {config.most_skipped})")
     run.ranks.on_main(run.save)
