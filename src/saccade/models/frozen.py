@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -15,15 +16,28 @@ from torch import nn
 from saccade.errors import CheckpointError
 
 DIGEST = "frozen_digest"
+_known: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def digest_of(module: nn.Module, children: Sequence[str]) -> str:
-    """Return the sha256 of every weight and buffer of some submodules, with their names."""
+    """Return the sha256 of every weight and buffer of some submodules, with their names.
+
+    It takes seconds for a large network and is asked for at every checkpoint, so it is computed
+    again only where a tensor is another one, or was changed in place.
+    """
+    values = {
+        f"{child}.{name}": value
+        for child in children
+        for name, value in sorted(module.get_submodule(child).state_dict().items())
+    }
+    seen = [(name, value.data_ptr(), value._version) for name, value in values.items()]
+    if module in _known and _known[module][0] == seen:
+        return _known[module][1]
     digest = hashlib.sha256()
-    for child in children:
-        for name, value in sorted(module.get_submodule(child).state_dict().items()):
-            digest.update(f"{child}.{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, value in values.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    _known[module] = seen, digest.hexdigest()
     return digest.hexdigest()
 
 
