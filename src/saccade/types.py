@@ -283,6 +283,7 @@ class Objective(nn.Module):
     """
 
     sees_target: frozenset[str] = frozenset()  # the inputs that may depend on what is predicted
+    left_out: tuple[str, ...] = ()  # submodules that never change and that no checkpoint holds
 
     def terms(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:
         """Return the named parts of the loss, already weighted; the loss is their sum."""
@@ -295,7 +296,11 @@ class Objective(nn.Module):
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def after_step(self, step: int) -> None:
-        """Update whatever the optimizer does not, such as an EMA target. Default: nothing."""
+        """Update whatever the optimizer does not, such as an EMA target. Default: nothing.
+
+        What follows weights is a parameter that does not learn, not a buffer: then it is sharded
+        as they are.
+        """
 
     def exports(self) -> dict[str, tuple[Encoder, Config[Encoder]]]:
         """Name the encoders that outlive training, with what rebuilds them. Default: none."""

@@ -98,14 +98,12 @@ class ToyEncoder(Encoder):
 class Shift(Objective):
     """Predict the second frame from the first; dropout is its noise, an EMA its after_step."""
 
-    ema: Tensor
-
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
         self.encoder = ToyEncoder()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(16, 48)
-        self.register_buffer("ema", torch.zeros(48))
+        self.ema = nn.Parameter(torch.zeros(48), requires_grad=False)
 
     def predict(self, clip: Clip) -> Tensor:
         tokens = self.encoder(self.inputs(clip)["first"])
@@ -189,18 +187,33 @@ def run_slowly(run_dir: Path, wait: float) -> None:
 
 
 def run_as_rank(
-    rank: int, world: int, port: int, run_dir: Path, broken_rank: int, fault: str, timeout: float
+    rank: int, world: int, port: int, run_dir: Path, broken_rank: int, fault: str, changes: Any
 ) -> None:
     """Train as one of several gloo ranks; ``broken_rank`` meets a NaN in its third step."""
     os.environ[sabotage.VARIABLE] = fault
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    objective = Breaks(step=3) if rank == broken_rank else shift(dropout=0.0)
+    objective = Breaks(step=3) if rank == broken_rank else Deep()
     objective.unused = nn.Linear(2, 2)  # on purpose without gradient, as some objectives have
     exit_as_told(
-        lambda: run(run_dir, objective, accumulate=2, rank_timeout=timeout),
+        lambda: run(run_dir, objective, accumulate=2, resume=True, **changes),
         run_dir / f"error-{rank}.txt",
     )
+
+
+class Deep(Shift):
+    """It has blocks, which may be sharded, recomputed and compiled."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(dropout=0.0)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def predict(self, clip: Clip) -> Tensor:
+        tokens = self.encoder(self.inputs(clip)["first"]).flatten(1)
+        for layer in self.layers:
+            tokens = tokens + layer(tokens).tanh()
+        return self.head(tokens)
 
 
 def exit_as_told(work: Callable[[], object], told: Path | None = None) -> None:

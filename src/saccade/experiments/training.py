@@ -178,6 +178,8 @@ class Training:
         )
         if rank != 0:
             return {}
+        assert summary.objective is not None
+        objective = summary.objective
         device = next(objective.parameters()).device
         sabotage.at("pictures")
         shown = pictures(objective, most_moving(held_out, PICTURES), device)

@@ -82,6 +82,8 @@ class Sample(NamedTuple):
 class ActionConditioned(Objective):
     """Training of a world model's predictor."""
 
+    left_out = ("model.encoder",)  # of checkpoints
+
     def __init__(self, config: ActionConditionedConfig) -> None:
         super().__init__()
         self.config = config

@@ -8,11 +8,11 @@ from saccade.errors import ConfigError
 
 FREE_TO_CHANGE = (
     *("workers", "prefetch", "data_timeout", "rank_timeout"),
-    *("on_nan", "most_skipped", "spike"),
+    *("on_nan", "most_skipped", "spike", "layout", "replicas", "checkpoint_activations"),
     *("save_every", "keep", "keep_every", "device", "tensorboard"),
 )
 COUNTS = (
-    *("samples", "batch_size", "accumulate", "prefetch"),
+    *("samples", "batch_size", "accumulate", "prefetch", "replicas"),
     *("log_every", "eval_every", "save_every", "keep"),
 )
 NOT_NEGATIVE = ("seed", "data_timeout", "most_skipped", "spike", "keep_every")
@@ -40,6 +40,11 @@ class TrainConfig:
         grad_clip: largest norm of the gradient
         precision: bfloat16 is mixed precision, weights that learn stay float32; so is float16, with
             a factor on the loss that is halved when gradients overflow
+        layout: how the networks lie over several processes: ``ddp``, all on each; ``fsdp``, shared
+            out; ``hsdp``, shared out within groups
+        replicas: groups of ``hsdp``, one for each machine, say
+        checkpoint_activations: compute each block again in the backward pass; saves memory
+        compile: compile each block; other kernels, so other rounding
         on_nan: what to do with a step whose loss or gradient is not finite, or leaps: ``stop``;
             ``skip`` the batch; ``rewind`` to the newest checkpoint's weights and go on behind it
         most_skipped: steps that may be left out so before the run stops
@@ -72,6 +77,10 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    layout: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    replicas: int = 1
+    checkpoint_activations: bool = False
+    compile: bool = False
     on_nan: Literal["stop", "skip", "rewind"] = "stop"
     most_skipped: int = 10
     spike: float = 0.0
@@ -118,5 +127,7 @@ class TrainConfig:
             wrong.append(f"batch_size {self.batch_size} must divide by the {world} processes")
         if self.accumulate > max(share, 1):
             wrong.append(f"accumulate must be at most {share}, the samples of one process")
+        if self.layout != "ddp" and self.optimizer != "adamw":
+            wrong.append(f"optimizer {self.optimizer} does not shard; layout must be ddp")
         if wrong:
             raise ConfigError(f"the training config cannot work: {'; '.join(wrong)}")

@@ -1,23 +1,21 @@
 """Processes that train together: joining them, and deciding as one.
 
 torchrun starts one process per device and names it by RANK, WORLD_SIZE and LOCAL_RANK; without
-them there is one process. Gradients are averaged by ``DistributedDataParallel`` over nccl or
-gloo. Decisions (a signal came, a loss is not finite, a batch could not be read) travel over a
-second, gloo group: every rank learns of them in the same step, and none waits for a GPU. A rank
-that is lost ends the others: at once where its process died, else after a time.
+them there is one process. Gradients travel over nccl or gloo (``layout.py``). Decisions (a signal
+came, a loss is not finite, a batch could not be read) travel over a second, gloo group: every rank
+learns of them in the same step, and none waits for a GPU. A rank that is lost ends the others: at
+once where its process died, else after a time.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from saccade.errors import ConfigError, SaccadeError
 
@@ -33,20 +31,6 @@ class Ranks:
     device: torch.device
     control: dist.ProcessGroup | None = None  # for decisions; None when alone
     timeout: float = 600.0  # seconds that another rank may take
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Average gradients over ranks in the module's backward pass."""
-        if self.world == 1:
-            return module
-        device_ids = [self.device] if self.device.type == "cuda" else None
-        # Some objectives leave a module without gradient on purpose; DDP must not wait for it.
-        return DistributedDataParallel(module, device_ids, find_unused_parameters=True)
-
-    def averaging(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
-        """Average over ranks in the last backward pass of a step only."""
-        if last or not isinstance(module, DistributedDataParallel):
-            return nullcontext()
-        return module.no_sync()
 
     def agree(self, *flags: int) -> list[int]:
         """Return the largest value of each flag over all ranks."""

@@ -13,7 +13,7 @@ and resumed repeats the uninterrupted one: on a CPU bit for bit. A run folder ho
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -24,9 +24,11 @@ from saccade.checkpoint import load_weights
 from saccade.errors import ConfigError, SaccadeError
 from saccade.train import alarms, checkpoint
 from saccade.train.alarms import Alarm
+from saccade.train.checkpoint import Checkpoint
 from saccade.train.config import TrainConfig
-from saccade.train.distributed import join
+from saccade.train.distributed import Ranks, join
 from saccade.train.evaluate import CutShortError, autocast, evaluate, move, part
+from saccade.train.layout import spread
 from saccade.train.log import Log, Meter, Progress, peak_memory_mb, truncate
 from saccade.train.optim import adamw, load_moments
 from saccade.train.run import Mean, Run
@@ -55,7 +57,10 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a finished run came to. ``samples_per_second`` is that of the last process."""
+    """What a finished run came to. ``samples_per_second`` is that of the last process.
+
+    ``objective`` is a plain module with the final weights, whatever the layout.
+    """
 
     steps: int
     samples: int
@@ -66,6 +71,7 @@ class Summary:
     exports: dict[str, Path]
     samples_per_second: float
     peak_memory_mb: float
+    objective: Objective | None = None
 
 
 def train(
@@ -106,8 +112,22 @@ def train(
             raise ConfigError("held_out is empty; evaluation and alarms need at least one clip")
         if ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(ranks.device)
+        ranks.on_main(lambda: stack.enter_context(checkpoint.lock(run_dir)))
+        identity = {**identity, "train": config.fixed(), "versions": versions()}
+        saved, notes = _find(ranks, run_dir, identity, resume, allow_change)
+        objective = objective.to(ranks.device)
+        if saved is not None:
+            load_weights(objective, saved.objective, str(saved.folder))
+        laid = spread(
+            objective,
+            ranks,
+            config.layout,
+            config.replicas,
+            checkpoint_activations=config.checkpoint_activations,
+            compiled=config.compile,
+        )
         run = Run(
-            objective=objective.to(ranks.device),
+            spread=laid,
             optimizer=adamw(
                 objective, config.lr, config.weight_decay, config.betas, config.optimizer
             ),
@@ -115,58 +135,76 @@ def train(
             held_out=held_out,
             ranks=ranks,
             folder=run_dir,
-            identity={**identity, "train": config.fixed(), "versions": versions()},
+            identity=identity,
             card=card,
             progress=progress or (lambda _: None),
             meter=Meter(config.batch_size, window=config.log_every),
             stop=stop,
         )
-        ranks.on_main(lambda: stack.enter_context(checkpoint.lock(run_dir)))
-        _open(run, data, resume, allow_change)
+        _open(run, data, saved, notes)
         ranks.on_main(lambda: _start_log(run, stack))
-        ranks.on_main(lambda: _ring(run, *_look(run, "warning")))
+        with laid.whole() as plain:
+            ranks.on_main(lambda: _ring(run, *_look(run, plain, "warning")))
         with stop.deferred():
             _loop(run, data)
         stop.state = f"all {config.steps} steps are done and saved in {run_dir}; resume to finish"
-        return _finish(run)
+        if run.scores is None:  # all steps were done before
+            _evaluate(run)
+        return _finish(run, laid.gathered())
 
 
-def _open(run: Run, data: Batches, resume: Resume, allow_change: Sequence[str]) -> None:
-    """Start a new run, or restore the newest checkpoint of an old one."""
-    metrics = run.folder / "metrics.jsonl"
+def _find(
+    ranks: Ranks,
+    run_dir: Path,
+    identity: Mapping[str, Any],
+    resume: Resume,
+    allow_change: Sequence[str],
+) -> tuple[Checkpoint | None, list[str]]:
+    """Read the newest checkpoint of this run, if there is one, and say what is odd about it."""
+    metrics = run_dir / "metrics.jsonl"
 
     def find() -> tuple[Path | None, list[str]]:
         started = metrics.exists() and metrics.stat().st_size > 0
-        if not resume and (started or checkpoint.steps(run.folder)):
-            raise ConfigError(f"{run.folder} holds a run; resume it or choose another folder")
-        return checkpoint.newest(run.folder, fall_back=resume == "auto")
+        if not resume and (started or checkpoint.steps(run_dir)):
+            raise ConfigError(f"{run_dir} holds a run; resume it or choose another folder")
+        return checkpoint.newest(run_dir, fall_back=resume == "auto")
 
-    folder, notes = run.ranks.on_main(find)
-    if folder is not None:
-        saved = run.ranks.together(lambda: checkpoint.read(folder))
-        was = saved.state["identity"]
-        was = {"versions": run.identity["versions"], **was}  # unknown before they were kept
-        notes += checkpoint.require_same(was, run.identity, folder, allow_change)
-        load_weights(run.objective, saved.objective, str(folder))
-        load_moments(run.objective, run.optimizer, saved.optimizer, str(folder))
-        run.step = saved.state["step"]
-        if saved.state["best"] is not None:
-            run.best_step, run.best_loss = saved.state["best"]
-        run.pending = saved.state.get("pending")
-        run.skipped = saved.state.get("skipped", 0)
-        run.mean = Mean(**saved.state.get("mean", {}))
-        run.scale = LossScale(**saved.state.get("scale", {}))
+    folder, notes = ranks.on_main(find)
+    if folder is None:
+        return None, [f"{run_dir} has no checkpoint: a new run begins"] if resume else []
+    saved = ranks.together(lambda: checkpoint.read(folder))
+    old = saved.state["identity"]  # which may lack what was added since
+    settings = {**TrainConfig().fixed(), **old["train"]}
+    was = {"versions": identity["versions"], **old, "train": settings}
+    return saved, notes + checkpoint.require_same(was, identity, folder, allow_change)
+
+
+def _open(run: Run, data: Batches, saved: Checkpoint | None, notes: list[str]) -> None:
+    """Start a new run, or restore all of an old one but its weights."""
+    if saved is not None:
+        load_moments(run.objective, run.optimizer, saved.optimizer, str(saved.folder))
+        state, ranks = saved.state, run.ranks.world
+        run.step = state["step"]
+        if state["best"] is not None:
+            run.best_step, run.best_loss = state["best"]
+        run.pending, run.skipped = state.get("pending"), state.get("skipped", 0)
+        run.mean = Mean(**state.get("mean", {}))
+        run.scale = LossScale(**state.get("scale", {}))
         epoch, samples = divmod(run.step * run.config.batch_size, data.samples_per_epoch)
         notes.append(
             f"resumed from step {run.step} of {run.config.steps} (sha256 {saved.digest[:8]}), "
             f"{samples} samples into epoch {epoch + 1}"
         )
-    elif resume:
-        notes.append(f"{run.folder} has no checkpoint: a new run begins")
+        if state.get("world", ranks) != ranks:
+            notes.append(
+                f"world size {state['world']} -> {ranks}: the order of samples is kept; sums may "
+                "round differently"
+            )
     unfinished = run.ranks.on_main(lambda: checkpoint.tidy(run.folder))
     for note in [*(f"ignored incomplete {name}" for name in unfinished), *notes]:
         run.show(note=note)
-    run.ranks.on_main(lambda: truncate(metrics, run.step if folder else -1))
+    last = run.step if saved else -1
+    run.ranks.on_main(lambda: truncate(run.folder / "metrics.jsonl", last))
 
 
 def versions() -> dict[str, str]:
@@ -182,7 +220,7 @@ def _start_log(run: Run, stack: ExitStack) -> None:
 
 def _loop(run: Run, data: Batches) -> None:
     config, ranks = run.config, run.ranks
-    model = ranks.wrap(run.objective.train())
+    run.spread.model.train()
     batches = data.batches(run.step)
     if run.step == 0:
         run.pending = {}
@@ -194,7 +232,7 @@ def _loop(run: Run, data: Batches) -> None:
         waited = time.perf_counter() - began
         run.obey()
         assert clip is not None
-        result = update(run, model, move(clip, ranks.device))
+        result = update(run, move(clip, ranks.device))
         run.meter.add(time.perf_counter() - began, waited)
         run.show(result.loss if result else None)
         _settle(run, averaged(run, result) if result and run.due(config.log_every) else {})
@@ -226,26 +264,29 @@ def _settle(run: Run, record: dict[str, float]) -> None:
     if record:
         run.record(record)
     if run.step and (improved or run.due(run.config.save_every)):
-        run.ranks.on_main(run.save)
+        run.save()
 
 
 def _evaluate(run: Run) -> None:
     """Score this step on the held-out clips; a signal need not wait for the end of it."""
     sabotage.at("eval", step=run.step)
     try:
-        run.scores, run.pooled = evaluate(
-            run.objective,
-            run.held_out,
-            run.config.precision,
-            run.ranks,
-            lambda: run.stop.number,
-        )
+        with run.spread.whole() as objective:
+            run.scores, run.pooled = evaluate(
+                objective,
+                run.held_out,
+                run.config.precision,
+                run.ranks,
+                lambda: run.stop.number,
+            )
     except CutShortError:
         run.obey()
         raise
 
 
-def _look(run: Run, severity: alarms.Severity) -> tuple[list[Alarm], dict[str, float]]:
+def _look(
+    run: Run, objective: Objective, severity: alarms.Severity
+) -> tuple[list[Alarm], dict[str, float]]:
     """Look for what can be seen before any training, with the numbers behind it."""
     sabotage.at("look", step=run.step)
     config, ranks = run.config, run.ranks
@@ -253,8 +294,8 @@ def _look(run: Run, severity: alarms.Severity) -> tuple[list[Alarm], dict[str, f
     samples = min(ALARM_SAMPLES, slice_of_a_step)  # no more memory than a step takes
     clip = move(part(run.held_out[0], 0, samples), ranks.device)
     with autocast(config.precision, ranks.device):
-        dead, numbers = alarms.dead_gradients(run.objective, clip, severity)
-        return alarms.leak(run.objective, clip) + dead, numbers
+        dead, numbers = alarms.dead_gradients(objective, clip, severity)
+        return alarms.leak(objective, clip) + dead, numbers
 
 
 def _ring(run: Run, found: list[Alarm], numbers: Mapping[str, float]) -> None:
@@ -263,16 +304,14 @@ def _ring(run: Run, found: list[Alarm], numbers: Mapping[str, float]) -> None:
     alarms.write(run.folder / "alarms.json", found, numbers)
 
 
-def _finish(run: Run) -> Summary:
-    """Look for every alarm and export what outlives training."""
-    if run.scores is None:  # all steps were done before
-        _evaluate(run)
+def _finish(run: Run, objective: Objective) -> Summary:
+    """Look for every alarm and export what outlives training; ``objective`` is whole."""
     assert run.scores is not None
     assert run.pooled is not None
     scores, pooled = run.scores, run.pooled
 
     def close() -> Summary:
-        found, numbers = _look(run, "error")
+        found, numbers = _look(run, objective, "error")
         found += alarms.trivial(scores)
         for name, samples in pooled.items():
             found += alarms.collapse(name, samples)
@@ -285,9 +324,9 @@ def _finish(run: Run) -> Summary:
             best_step=run.best_step,
             best_loss=run.best_loss,
             alarms=found,
-            exports=run.objective.save_exports(run.folder, run.card, run.step),
+            exports=objective.save_exports(run.folder, run.card, run.step),
             samples_per_second=run.meter.overall,
             peak_memory_mb=peak_memory_mb(run.ranks.device),
         )
 
-    return run.ranks.on_main(close)
+    return replace(run.ranks.on_main(close), objective=objective)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import CheckpointError, ConfigError
+from saccade.train.layout import share, whole
 
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # numbers: smaller parameters keep 32 bits
 
@@ -97,9 +98,12 @@ def adamw(
 
 
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Name the optimizer's state ``PARAMETER.SLOT``; a parameter without gradient has none."""
+    """Name the optimizer's state ``PARAMETER.SLOT``; a parameter without gradient has none.
+
+    Where parameters are sharded all ranks must ask together.
+    """
     return {
-        f"{name}.{slot}": torch.as_tensor(state[slot])
+        f"{name}.{slot}": whole(torch.as_tensor(state[slot]))
         for name, parameter in module.named_parameters()
         if (state := optimizer.state.get(parameter))
         for slot in _slots(optimizer, parameter)
@@ -139,7 +143,10 @@ def load_moments(
         return
     position = {p: i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
     numbered = {
-        position[p]: {name: value.clone() for name, value in slots.items()}
+        position[p]: {
+            name: share(value, p) if value.shape == p.shape else value.clone()
+            for name, value in slots.items()
+        }
         for p, slots in state.items()
     }
     settings = optimizer.state_dict()["param_groups"]

@@ -13,6 +13,7 @@ from saccade import sabotage
 from saccade.train import checkpoint
 from saccade.train.config import TrainConfig
 from saccade.train.distributed import Ranks
+from saccade.train.layout import Spread
 from saccade.train.log import Log, Meter, Progress
 from saccade.train.optim import moments
 from saccade.train.scaling import LossScale
@@ -46,7 +47,7 @@ class Mean:
 class Run:
     """The state of a run, and how it is shown, recorded and saved."""
 
-    objective: Objective
+    spread: Spread
     optimizer: torch.optim.Optimizer
     config: TrainConfig
     held_out: Sequence[Clip]
@@ -68,6 +69,11 @@ class Run:
     scale: LossScale = field(default_factory=LossScale)  # under float16
     log: Log | None = None  # on rank 0
 
+    @property
+    def objective(self) -> Objective:
+        """The networks that learn; sharded, they can do their forward pass only."""
+        return self.spread.objective
+
     def due(self, every: int) -> bool:
         """Say whether something that happens every so many steps, and at the end, happens now."""
         return self.step % every == 0 or self.step == self.config.steps
@@ -86,23 +92,28 @@ class Run:
             self.log.timing({"step": self.step, **self.meter.record(self.ranks.device)})
 
     def save(self) -> None:
-        """Write a checkpoint, and the exports where this is the best step so far. On rank 0."""
+        """Write a checkpoint, and the exports where this is the best step so far. All together."""
+        kept = moments(self.objective, self.optimizer)
+        with self.spread.whole() as objective:
+            self.ranks.on_main(lambda: self._write(objective, kept))
+
+    def _write(self, objective: Objective, kept: Mapping[str, Tensor]) -> None:
         if self.log is not None:  # a checkpoint must not outlive the records before it
             self.log.sync()
         if self.best_step == self.step:
             sabotage.at("export", step=self.step)
-            self.objective.save_exports(self.folder / "best", self.card, self.step)
+            objective.save_exports(self.folder / "best", self.card, self.step)
         state = {
             "step": self.step,
             "best": [self.best_step, self.best_loss] if self.best_step else None,
+            "world": self.ranks.world,
             "pending": self.pending,
             "skipped": self.skipped,
             "mean": asdict(self.mean),
             "scale": asdict(self.scale),
             "identity": self.identity,
         }
-        weights = self.objective.state_dict()
-        checkpoint.save(self.folder, weights, moments(self.objective, self.optimizer), state)
+        checkpoint.save(self.folder, objective.state_dict(), kept, state)
         protect = {self.step, self.best_step}
         checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, protect)
 
@@ -116,11 +127,8 @@ class Run:
         if not number:
             return
 
-        def save() -> None:
-            if self.step and self.step not in checkpoint.steps(self.folder):
-                self.save()
-
-        self.ranks.on_main(save)
+        if self.ranks.on_main(lambda: self.step and self.step not in checkpoint.steps(self.folder)):
+            self.save()
         self.stop.state = (
             f"{self.step} of {self.config.steps} steps are done and saved in {self.folder}; "
             "resume to go on"

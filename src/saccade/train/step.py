@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saccade import sabotage
 from saccade.train import trouble
 from saccade.train.evaluate import autocast, part
+from saccade.train.layout import whole
 from saccade.train.optim import learning_rate
 from saccade.train.run import Run
 from saccade.types import Clip
@@ -25,7 +26,7 @@ class Result(NamedTuple):
     scalars: dict[str, Tensor]
 
 
-def update(run: Run, model: nn.Module, clip: Clip) -> Result | None:
+def update(run: Run, clip: Clip) -> Result | None:
     """Make one optimizer step; None where it was left out (``trouble.py``).
 
     Raises:
@@ -38,7 +39,7 @@ def update(run: Run, model: nn.Module, clip: Clip) -> Result | None:
     half = config.precision == "float16"
     kept = trouble.keep_buffers(run.objective) if half or config.on_nan != "stop" else []
     with ranks.hearing():
-        loss, scalars = _backward(run, model, clip)
+        loss, scalars = _backward(run, clip)
     gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
     if (spoiled := sabotage.spoil("gradient", gradients[0], step=number)) is not gradients[0]:
         gradients[0].copy_(spoiled)
@@ -46,7 +47,7 @@ def update(run: Run, model: nn.Module, clip: Clip) -> Result | None:
         for gradient in gradients:
             gradient.div_(run.scale.value)
     total = nn.utils.get_total_norm(gradients)
-    value, norm = torch.stack([loss, total]).tolist()
+    value, norm = torch.stack([loss, whole(total)]).tolist()
     if config.spike:
         value = sum(ranks.gather(value)) / ranks.world
     overflow, wrong, leap = ranks.agree(
@@ -90,7 +91,7 @@ def averaged(run: Run, result: Result) -> dict[str, float]:
     return {"lr": result.rate, **means, "grad_norm": result.norm}
 
 
-def _backward(run: Run, model: nn.Module, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+def _backward(run: Run, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
     """Add up gradients over the slices of a batch, each weighted by its share of the samples."""
     count, slices = len(clip["gap"]), run.config.accumulate
     assert count * run.ranks.world == run.config.batch_size, "a batch is an equal share"
@@ -98,9 +99,9 @@ def _backward(run: Run, model: nn.Module, clip: Clip) -> tuple[Tensor, dict[str,
     for low, high in pairwise(count * i // slices for i in range(slices + 1)):
         sabotage.at("forward", step=run.step + 1)
         share = (high - low) / count
-        with run.ranks.averaging(model, high == count):
+        with run.spread.averaging(high == count):
             with autocast(run.config.precision, run.ranks.device):
-                loss, scalars = model(part(clip, low, high))
+                loss, scalars = run.spread.model(part(clip, low, high))
             loss = sabotage.spoil("loss", loss, step=run.step + 1)
             factor = run.scale.value if run.config.precision == "float16" else 1.0
             (loss * (share * factor)).backward()

@@ -71,7 +71,7 @@ def meet(run: Run, number: int, loss: float, norm: float, clip: Clip, kept: list
         load_moments(run.objective, run.optimizer, saved.optimizer, str(folder))
     gone = f"with the weights of {back}" if config.on_nan == "rewind" else "without it"
     run.show(note=f"{what}; going on {gone} ({run.skipped} of at most {config.most_skipped})")
-    run.ranks.on_main(run.save)
+    run.save()
 
 
 def _diagnose(run: Run, number: int, loss: float, norm: float, clip: Clip) -> str:

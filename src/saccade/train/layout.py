@@ -1,0 +1,187 @@
+"""How the networks of a run lie over its processes.
+
+    ddp     every process has all of them; gradients are averaged (``DistributedDataParallel``)
+    fsdp    each has a share of every weight, gradient and moment, and gathers a block's weights
+            while that block computes (``fully_shard``; Zhao et al., 2023,
+            https://arxiv.org/abs/2304.11277)
+    hsdp    groups of processes share as in fsdp, and the groups average as in ddp
+
+The loop knows one thing more: ``whole``, a plain module with the weights of now, for all that is
+not a step: scores, alarms, exports, pictures, checkpoints. Sharded networks could not do them on
+one rank alone, nor outside their own ``forward``.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from saccade.errors import ConfigError
+from saccade.train.distributed import Ranks
+from saccade.types import Objective
+
+Layout = Literal["ddp", "fsdp", "hsdp"]
+
+
+@dataclass
+class Spread:
+    """Networks where they lie: a step calls ``model``, ``objective`` holds what learns."""
+
+    objective: Objective
+    model: nn.Module
+    twin: Objective | None = None  # the same networks without weights, where they are sharded
+
+    def averaging(self, last: bool) -> AbstractContextManager[None]:
+        """Average over ranks in the last backward pass of a step only."""
+        if isinstance(self.model, DistributedDataParallel):
+            return nullcontext() if last else self.model.no_sync()
+        if self.twin is not None:
+            sharded: Any = self.model
+            sharded.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def gathered(self) -> Objective:
+        """Return a plain module with all weights of now; all ranks must ask for it together."""
+        if self.twin is None:
+            return self.objective
+        pairs = zip(self.twin.modules(), self.objective.modules(), strict=True)
+        for twin, module in pairs:
+            twin.training = module.training
+            twin._buffers.update(module._buffers)
+            for name, value in module._parameters.items():
+                if value is not None:
+                    full = nn.Parameter(whole(value), requires_grad=value.requires_grad)
+                    twin._parameters[name] = full
+        return self.twin
+
+    @contextmanager
+    def whole(self) -> Iterator[Objective]:
+        """Yield the same for a while, and free its memory."""
+        yield self.gathered()
+        if self.twin is not None:
+            for module in self.twin.modules():
+                for name, value in module._parameters.items():
+                    if value is not None:
+                        module._parameters[name] = nn.Parameter(
+                            value.to("meta"), requires_grad=value.requires_grad
+                        )
+
+
+def spread(
+    objective: Objective,
+    ranks: Ranks,
+    layout: Layout = "ddp",
+    replicas: int = 0,
+    *,
+    checkpoint_activations: bool = False,
+    compiled: bool = False,
+) -> Spread:
+    """Lay networks over the ranks; an optimizer must be built afterwards.
+
+    Blocks, the elements of the networks' lists of layers, are what is gathered, recomputed
+    (``checkpoint_activations``) and compiled at a time. ``replicas`` is the number of groups of
+    ``hsdp``.
+
+    Raises:
+        ConfigError: the ranks do not divide into so many groups, or there is nothing to shard.
+    """
+    parts = blocks(objective)
+    sharded = layout != "ddp" and ranks.world > 1
+    twin = blank_twin(objective) if sharded else None
+    for block in parts:
+        if checkpoint_activations:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if compiled:
+            block.compile()
+    if ranks.world == 1:
+        return Spread(objective, objective)
+    if not sharded:
+        device_ids = [ranks.device] if ranks.device.type == "cuda" else None
+        # Some objectives leave a module without gradient on purpose; DDP must not wait for it.
+        return Spread(
+            objective, DistributedDataParallel(objective, device_ids, find_unused_parameters=True)
+        )
+    _shard(objective, parts, ranks, replicas if layout == "hsdp" else 1)
+    return Spread(objective, objective, twin)
+
+
+def blocks(objective: nn.Module) -> list[nn.Module]:
+    """Return the elements of lists of layers in which something learns, none inside another."""
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in objective.modules():
+        if not isinstance(module, (nn.ModuleList, nn.Sequential)) or module in inside:
+            continue
+        for child in module:
+            learns = any(p.requires_grad for p in child.parameters())
+            if (
+                learns
+                and child not in inside
+                and not isinstance(child, (nn.ModuleList, nn.ModuleDict))
+            ):
+                found.append(child)
+                inside.update(child.modules())
+    return found
+
+
+def blank_twin(objective: Objective) -> Objective:
+    """Copy networks without the memory of their weights; buffers are the same tensors."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in objective.buffers()}
+    for parameter in objective.parameters():
+        blank = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(blank, requires_grad=parameter.requires_grad)
+    return deepcopy(objective, memo)
+
+
+def kept_elsewhere(objective: nn.Module) -> set[nn.Parameter]:
+    """Return the weights that no checkpoint holds: they never change, and are not sharded."""
+    return {
+        parameter
+        for module in objective.modules()
+        for name in getattr(module, "left_out", ())
+        for parameter in module.get_submodule(name).parameters()
+    }
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return all of a tensor, of which this rank may have a share only; all ranks must ask."""
+    full = getattr(value, "full_tensor", None)
+    return (value if full is None else full()).detach()
+
+
+def share(value: Tensor, like: Tensor) -> Tensor:
+    """Return this rank's share of a whole tensor, laid out as another one is."""
+    mesh = getattr(like, "device_mesh", None)
+    if mesh is None:
+        return value.clone()
+    from torch.distributed.tensor import DTensor, distribute_tensor  # takes a second to import
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(value.to(like.device), mesh, like.placements, src_data_rank=None)
+
+
+def _shard(objective: Objective, parts: list[nn.Module], ranks: Ranks, replicas: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if replicas < 1 or ranks.world % replicas:
+        raise ConfigError(
+            f"{ranks.world} processes do not divide into {replicas} groups; set --train.replicas "
+            "to a number of groups for hsdp (one for each machine, say), or --train.layout to fsdp"
+        )
+    shape = (ranks.world,) if replicas == 1 else (replicas, ranks.world // replicas)
+    names = ("shard",) if replicas == 1 else ("replicate", "shard")
+    mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=names)
+    ignored = kept_elsewhere(objective)
+    for block in parts:
+        fully_shard(block, mesh=mesh, ignored_params=ignored)
+    fully_shard(objective, mesh=mesh, ignored_params=ignored)
+    assert dist.is_initialized()
