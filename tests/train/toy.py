@@ -208,11 +208,12 @@ class Deep(Shift):
         torch.manual_seed(0)
         super().__init__(dropout=0.0)
         self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.gain = nn.Parameter(torch.ones(()))
 
     def predict(self, clip: Clip) -> Tensor:
         tokens = self.encoder(self.inputs(clip)["first"]).flatten(1)
         for layer in self.layers:
-            tokens = tokens + layer(tokens).tanh()
+            tokens = tokens + self.gain * layer(tokens).tanh()
         return self.head(tokens)
 
 

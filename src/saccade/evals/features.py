@@ -38,6 +38,7 @@ from saccade.evals.clips import Clips, read_video
 from saccade.types import Encoder
 
 CODE = "clips-1"  # part of every digest: change it when the same weights give other features
+BATCH_PIXELS = 16 * 224**2
 Reading = Literal["concatenation", "difference", "pair", "repeated"]
 Precision = Literal["float32", "bfloat16"]
 Views = Mapping[str, Episodes]  # the parts of a data set, in pictures of one size
@@ -77,7 +78,8 @@ class EncoderReader:
         camera: the one to look through.
         root: folder of the feature stores.
         grid: at most so many cells per side; coarser encoders keep theirs.
-        batch: clips encoded at once; on a processor, more of 224 pixels leave its cache.
+        batch: clips encoded at once; 0 takes as many as have the pixels of 16 frames of 224 x 224
+            (of which more leave a processor's cache), 16 to 128.
         precision: of the network's arithmetic; features are kept in float32 (cells in float16).
     """
 
@@ -90,7 +92,7 @@ class EncoderReader:
         root: Path,
         *,
         grid: int = 8,
-        batch: int = 16,
+        batch: int = 0,
         precision: Precision = "float32",
         report: Report = lambda _: None,
     ) -> None:
@@ -100,7 +102,10 @@ class EncoderReader:
                 f"can be read by {' or '.join(readings(encoder))}, not by {reading}"
             )
         self.encoder, self.reading, self.views = encoder.eval(), reading, views
-        self.camera, self.root, self.grid, self.batch = camera, root, grid, batch
+        shape = encoder.preprocessing
+        fits = BATCH_PIXELS // (shape.num_frames * shape.image_size**2)
+        self.camera, self.root, self.grid = camera, root, grid
+        self.batch = batch or min(max(fits, 16), 128)
         self.precision, self.report = precision, report
         self.digest = digest_encoder(encoder)
         self.encoded, self.seconds = 0, 0.0  # clips that were computed here, and how long it took

@@ -12,7 +12,7 @@ one rank alone, nor outside their own ``forward``.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -38,15 +38,24 @@ class Spread:
     objective: Objective
     model: nn.Module
     twin: Objective | None = None  # the same networks without weights, where they are sharded
+    scalars: tuple[nn.Parameter, ...] = ()  # single numbers, which are not sharded
 
-    def averaging(self, last: bool) -> AbstractContextManager[None]:
+    @contextmanager
+    def averaging(self, last: bool) -> Iterator[None]:
         """Average over ranks in the last backward pass of a step only."""
         if isinstance(self.model, DistributedDataParallel):
-            return nullcontext() if last else self.model.no_sync()
+            with nullcontext() if last else self.model.no_sync():
+                yield
+            return
         if self.twin is not None:
             sharded: Any = self.model
             sharded.set_requires_gradient_sync(last)
-        return nullcontext()
+        yield
+        for parameter in self.scalars if last else ():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
 
     def gathered(self) -> Objective:
         """Return a plain module with all weights of now; all ranks must ask for it together."""
@@ -109,15 +118,22 @@ def spread(
         return Spread(
             objective, DistributedDataParallel(objective, device_ids, find_unused_parameters=True)
         )
-    _shard(objective, parts, ranks, replicas if layout == "hsdp" else 1)
-    return Spread(objective, objective, twin)
+    scalars = tuple(p for p in objective.parameters() if not p.ndim)
+    _shard(objective, parts, ranks, replicas if layout == "hsdp" else 1, set(scalars))
+    return Spread(objective, objective, twin, tuple(p for p in scalars if p.requires_grad))
 
 
 def blocks(objective: nn.Module) -> list[nn.Module]:
-    """Return the elements of lists of layers in which something learns, none inside another."""
+    """Return the elements of lists of layers in which something learns, none inside another.
+
+    A module that is ``called_in_parts`` has none: it calls other methods of its layers than
+    ``forward``, which is all that can be gathered or recomputed.
+    """
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in objective.modules():
+        if getattr(module, "called_in_parts", False):
+            inside.update(module.modules())
         if not isinstance(module, (nn.ModuleList, nn.Sequential)) or module in inside:
             continue
         for child in module:
@@ -168,7 +184,13 @@ def share(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), mesh, like.placements, src_data_rank=None)
 
 
-def _shard(objective: Objective, parts: list[nn.Module], ranks: Ranks, replicas: int) -> None:
+def _shard(
+    objective: Objective,
+    parts: list[nn.Module],
+    ranks: Ranks,
+    replicas: int,
+    scalars: set[nn.Parameter],
+) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -180,8 +202,7 @@ def _shard(objective: Objective, parts: list[nn.Module], ranks: Ranks, replicas:
     shape = (ranks.world,) if replicas == 1 else (replicas, ranks.world // replicas)
     names = ("shard",) if replicas == 1 else ("replicate", "shard")
     mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=names)
-    ignored = kept_elsewhere(objective)
+    ignored = kept_elsewhere(objective) | scalars
     for block in parts:
         fully_shard(block, mesh=mesh, ignored_params=ignored)
     fully_shard(objective, mesh=mesh, ignored_params=ignored)
-    assert dist.is_initialized()

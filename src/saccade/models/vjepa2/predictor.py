@@ -78,6 +78,8 @@ class Seen(NamedTuple):
 class ActionPredictor(nn.Module):
     """Predict features of the next frame."""
 
+    called_in_parts = True  # beside ``forward``: so blocks cannot be gathered one by one
+
     def __init__(self, config: ActionPredictorConfig) -> None:
         super().__init__()
         if config.dim % config.heads:
