@@ -283,6 +283,7 @@ class Objective(nn.Module):
     """
 
     sees_target: frozenset[str] = frozenset()  # the inputs that may depend on what is predicted
+    whole_batch: bool = False  # the loss is no mean over samples, but of statistics of the batch
     left_out: tuple[str, ...] = ()  # submodules that never change and that no checkpoint holds
 
     def terms(self, clip: Clip) -> Mapping[str, Float[Tensor, ""]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saccade.errors import BusyError, CheckpointError, ConfigError, Stopped
+from saccade.nn.batch_norm import SyncedBatchNorm
 from saccade.train import checkpoint
 from saccade.train.engine import train
 from saccade.train.log import Progress
@@ -278,6 +279,16 @@ def test_another_config_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     assert watcher.notes[0] == "changed train.lr: saved 0.01, now 0.5"
     saved = checkpoint.read(checkpoint.folder_of(tmp_path, 12)).state["identity"]
     assert saved["train"]["lr"] == 0.5
+
+
+def test_a_loss_of_whole_batches_is_not_cut_into_slices(tmp_path: Path) -> None:
+    normed, spread = toy.shift(), toy.shift()
+    normed.norm = SyncedBatchNorm(2)
+    spread.whole_batch = True
+    for objective in (normed, spread):
+        with pytest.raises(ConfigError, match=r"accumulate is 2, but Shift needs .*whole batches"):
+            toy.run(tmp_path, objective, accumulate=2)
+    toy.run(tmp_path, spread)
 
 
 def test_a_run_is_not_overwritten(whole: Path) -> None:

@@ -139,6 +139,7 @@ class TemporalJepa(Objective):
         self.target = nn.ModuleDict(
             {name: deepcopy(getattr(self.encoder, name)) for name in SCOPES[config.target]}
         ).requires_grad_(False)
+        self.whole_batch = bool(config.variance_weight or config.covariance_weight)
         self.register_buffer("collapsed", torch.zeros((), dtype=torch.int64))  # updates in a row
         self.spread: tuple[Tensor, Tensor] | None = None  # of the last training batch
         networks = [f"encoder.{name}" for name in NETWORKS if _learned(self.encoder, name)]

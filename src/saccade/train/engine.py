@@ -22,6 +22,7 @@ import torch
 from saccade import __version__, sabotage
 from saccade.checkpoint import load_weights
 from saccade.errors import ConfigError, SaccadeError
+from saccade.nn.batch_norm import SyncedBatchNorm
 from saccade.train import alarms, checkpoint
 from saccade.train.alarms import Alarm
 from saccade.train.checkpoint import Checkpoint
@@ -108,6 +109,7 @@ def train(
         stop = stack.enter_context(stopping() if stop is None else nullcontext(stop))
         ranks = stack.enter_context(join(config.device, config.rank_timeout))
         config.require_workable(ranks.world)
+        _require_slices(objective, config)
         if not held_out:
             raise ConfigError("held_out is empty; evaluation and alarms need at least one clip")
         if ranks.device.type == "cuda":
@@ -151,6 +153,21 @@ def train(
         if run.scores is None:  # all steps were done before
             _evaluate(run)
         return _finish(run, laid.gathered())
+
+
+def _require_slices(objective: Objective, config: TrainConfig) -> None:
+    """Refuse to cut a batch whose statistics the loss needs.
+
+    Raises:
+        ConfigError: it would be another loss.
+    """
+    synced = any(isinstance(module, SyncedBatchNorm) for module in objective.modules())
+    if config.accumulate > 1 and (synced or objective.whole_batch):
+        raise ConfigError(
+            f"accumulate is {config.accumulate}, but {type(objective).__name__} needs statistics "
+            "of whole batches (batch norm, variance and covariance terms), which slices do not "
+            "have; set it to 1 and train on more ranks, or with --train.checkpoint-activations"
+        )
 
 
 def _find(
