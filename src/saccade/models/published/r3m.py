@@ -79,7 +79,8 @@ class R3M(Encoder):
         with torch.random.fork_rng(devices=[]):  # one seed, one network, and nobody's draws move
             torch.default_generator.manual_seed(config.seed)
             network = ResNet(config.depth).requires_grad_(False).eval()
-        self.network = network.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
+        # channels last: 1.4 times as fast on a processor
+        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore
         self.embed_dim = self.network.width
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
