@@ -97,6 +97,8 @@ def test_frozen_networks_stay_out_of_checkpoints(tmp_path: Path) -> None:
 class Worlds:
     """Batches without end."""
 
+    samples_per_epoch = 80
+
     def batches(self, first_step: int) -> Any:
         while True:
             yield world(8, first_step)

@@ -193,7 +193,7 @@ def run_as_rank(
     os.environ[sabotage.VARIABLE] = fault
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    objective = Breaks(step=3) if rank == broken_rank else Deep()
+    objective = Deep() if broken_rank < 0 else Breaks(step=3 if rank == broken_rank else -1)
     objective.unused = nn.Linear(2, 2)  # on purpose without gradient, as some objectives have
     exit_as_told(
         lambda: run(run_dir, objective, accumulate=2, resume=True, **changes),
@@ -229,7 +229,7 @@ def exit_as_told(work: Callable[[], object], told: Path | None = None) -> None:
 
 
 class Breaks(Shift):
-    """Its head returns NaN in one step."""
+    """Its head returns NaN in one step; -1 for never."""
 
     def __init__(self, step: int) -> None:
         torch.manual_seed(0)

@@ -9,7 +9,7 @@ from saccade.errors import ConfigError
 FREE_TO_CHANGE = (
     *("workers", "prefetch", "data_timeout", "rank_timeout"),
     *("on_nan", "most_skipped", "spike", "layout", "replicas", "checkpoint_activations"),
-    *("save_every", "keep", "keep_every", "device", "tensorboard"),
+    *("save_every", "save_async", "keep", "keep_every", "device", "tensorboard"),
 )
 COUNTS = (
     *("samples", "batch_size", "accumulate", "prefetch", "replicas"),
@@ -56,6 +56,7 @@ class TrainConfig:
         log_every: steps between records of the training loss
         eval_every: steps between scores on the held-out clips
         save_every: steps between checkpoints; one is also written at every best score
+        save_async: write checkpoints beside training, from a copy in the processor's memory
         keep: newest checkpoints to keep, beside the best
         keep_every: steps between checkpoints that are kept for ever; 0 keeps none so
         seed: of weights, data order and noise
@@ -91,6 +92,7 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 200
     save_every: int = 500
+    save_async: bool = True
     keep: int = 2
     keep_every: int = 0
     seed: int = 0

@@ -33,6 +33,7 @@ from saccade.train.layout import spread
 from saccade.train.log import Log, Meter, Progress, peak_memory_mb, truncate
 from saccade.train.optim import adamw, load_moments
 from saccade.train.run import Mean, Run
+from saccade.train.saver import Saver
 from saccade.train.scaling import LossScale
 from saccade.train.signals import Stop, stopping
 from saccade.train.step import averaged, update
@@ -142,7 +143,9 @@ def train(
             progress=progress or (lambda _: None),
             meter=Meter(config.batch_size, window=config.log_every),
             stop=stop,
+            saver=Saver(config.save_async),
         )
+        stack.callback(run.saver.close)
         _open(run, data, saved, notes)
         ranks.on_main(lambda: _start_log(run, stack))
         with laid.whole() as plain:
@@ -254,6 +257,7 @@ def _loop(run: Run, data: Batches) -> None:
         run.show(result.loss if result else None)
         _settle(run, averaged(run, result) if result and run.due(config.log_every) else {})
     run.obey()
+    run.settle()
 
 
 def _next(batches: Iterator[Clip], run: Run) -> Clip | None:

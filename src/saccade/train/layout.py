@@ -11,7 +11,7 @@ not a step: scores, alarms, exports, pictures, checkpoints. Sharded networks cou
 one rank alone, nor outside their own ``forward``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ class Spread:
 
     objective: Objective
     model: nn.Module
-    twin: Objective | None = None  # the same networks without weights, where they are sharded
+    blank: Objective  # the same networks without weights, to be filled for a checkpoint
+    twin: Objective | None = None  # and where they are sharded, for all that is not a step
     scalars: tuple[nn.Parameter, ...] = ()  # single numbers, which are not sharded
 
     @contextmanager
@@ -61,27 +62,29 @@ class Spread:
         """Return a plain module with all weights of now; all ranks must ask for it together."""
         if self.twin is None:
             return self.objective
-        pairs = zip(self.twin.modules(), self.objective.modules(), strict=True)
-        for twin, module in pairs:
-            twin.training = module.training
-            twin._buffers.update(module._buffers)
-            for name, value in module._parameters.items():
-                if value is not None:
-                    full = nn.Parameter(whole(value), requires_grad=value.requires_grad)
-                    twin._parameters[name] = full
+        _fill(self.twin, self.objective, whole)
         return self.twin
+
+    def copied(self, here: bool) -> Objective | None:
+        """Return a plain module with copies of all weights of now in the processor's memory.
+
+        All ranks must ask for it together; those that are not ``here`` get none. What never
+        changes is not copied.
+        """
+        elsewhere = kept_elsewhere(self.objective)
+
+        def copy(value: Tensor) -> Tensor:
+            return value.detach() if value in elsewhere else whole(value).to("cpu", copy=True)
+
+        _fill(self.blank, self.objective, copy if here else _nowhere)
+        return self.blank if here else None
 
     @contextmanager
     def whole(self) -> Iterator[Objective]:
         """Yield the same for a while, and free its memory."""
         yield self.gathered()
         if self.twin is not None:
-            for module in self.twin.modules():
-                for name, value in module._parameters.items():
-                    if value is not None:
-                        module._parameters[name] = nn.Parameter(
-                            value.to("meta"), requires_grad=value.requires_grad
-                        )
+            _fill(self.twin, self.twin, _nowhere)
 
 
 def spread(
@@ -104,23 +107,22 @@ def spread(
     """
     parts = blocks(objective)
     sharded = layout != "ddp" and ranks.world > 1
-    twin = blank_twin(objective) if sharded else None
+    blank, twin = blank_twin(objective), blank_twin(objective) if sharded else None
     for block in parts:
         if checkpoint_activations:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if compiled:
             block.compile()
     if ranks.world == 1:
-        return Spread(objective, objective)
+        return Spread(objective, objective, blank)
     if not sharded:
         device_ids = [ranks.device] if ranks.device.type == "cuda" else None
         # Some objectives leave a module without gradient on purpose; DDP must not wait for it.
-        return Spread(
-            objective, DistributedDataParallel(objective, device_ids, find_unused_parameters=True)
-        )
+        model = DistributedDataParallel(objective, device_ids, find_unused_parameters=True)
+        return Spread(objective, model, blank)
     scalars = tuple(p for p in objective.parameters() if not p.ndim)
     _shard(objective, parts, ranks, replicas if layout == "hsdp" else 1, set(scalars))
-    return Spread(objective, objective, twin, tuple(p for p in scalars if p.requires_grad))
+    return Spread(objective, objective, blank, twin, tuple(p for p in scalars if p.requires_grad))
 
 
 def blocks(objective: nn.Module) -> list[nn.Module]:
@@ -182,6 +184,25 @@ def share(value: Tensor, like: Tensor) -> Tensor:
 
     assert isinstance(like, DTensor)
     return distribute_tensor(value.to(like.device), mesh, like.placements, src_data_rank=None)
+
+
+def _fill(twin: nn.Module, source: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Give one module the weights and buffers of another, changed."""
+    for mine, theirs in zip(twin.modules(), source.modules(), strict=True):
+        mine.training = theirs.training
+        for name, value in theirs._parameters.items():
+            if value is not None:
+                mine._parameters[name] = nn.Parameter(
+                    change(value), requires_grad=value.requires_grad
+                )
+        for name, value in theirs._buffers.items():
+            if value is not None:
+                mine._buffers[name] = value if change in (whole, _nowhere) else change(value)
+
+
+def _nowhere(value: Tensor) -> Tensor:
+    """Take part where a tensor is gathered, and keep nothing of it."""
+    return whole(value).to("meta")
 
 
 def _shard(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from saccade.train.distributed import Ranks
 from saccade.train.layout import Spread
 from saccade.train.log import Log, Meter, Progress
 from saccade.train.optim import moments
+from saccade.train.saver import Saver
 from saccade.train.scaling import LossScale
 from saccade.train.signals import Stop
 from saccade.types import Clip, Objective
@@ -58,6 +60,7 @@ class Run:
     progress: Callable[[Progress], None]
     meter: Meter
     stop: Stop
+    saver: Saver
     step: int = 0  # steps done
     best_step: int = 0
     best_loss: float = math.inf
@@ -93,16 +96,13 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint, and the exports where this is the best step so far. All together."""
-        kept = moments(self.objective, self.optimizer)
-        with self.spread.whole() as objective:
-            self.ranks.on_main(lambda: self._write(objective, kept))
-
-    def _write(self, objective: Objective, kept: Mapping[str, Tensor]) -> None:
-        if self.log is not None:  # a checkpoint must not outlive the records before it
-            self.log.sync()
-        if self.best_step == self.step:
-            sabotage.at("export", step=self.step)
-            objective.save_exports(self.folder / "best", self.card, self.step)
+        self.settle()
+        here = self.ranks.rank == 0
+        kept = {
+            name: value.to("cpu", copy=True) if here else value
+            for name, value in moments(self.objective, self.optimizer).items()
+        }
+        objective = self.spread.copied(here)
         state = {
             "step": self.step,
             "best": [self.best_step, self.best_loss] if self.best_step else None,
@@ -113,22 +113,46 @@ class Run:
             "scale": asdict(self.scale),
             "identity": self.identity,
         }
-        checkpoint.save(self.folder, objective.state_dict(), kept, state)
-        protect = {self.step, self.best_step}
-        checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, protect)
+
+        def write(objective: Objective, step: int, best: int) -> None:
+            if best == step:
+                sabotage.at("export", step=step)
+                objective.save_exports(self.folder / "best", self.card, step)
+            checkpoint.save(self.folder, objective.state_dict(), kept, state)
+            checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, {step, best})
+
+        def begin() -> None:
+            assert objective is not None
+            if self.log is not None:  # a checkpoint must not outlive the records before it
+                self.log.sync()
+            self.saver.begin(partial(write, objective, self.step, self.best_step))
+
+        self.ranks.on_main(begin)
+
+    def settle(self) -> None:
+        """Wait until what is being written is on the disk. All together.
+
+        Raises:
+            SaccadeError: it could not be written.
+        """
+        self.ranks.on_main(self.saver.settle)
 
     def obey(self) -> None:
         """Save and stop if a signal came to any rank. Between steps only.
 
         Raises:
             Stopped: it did.
+            SaccadeError: a checkpoint could not be written.
         """
-        (number,) = self.ranks.agree(self.stop.number)
+        number, failed = self.ranks.agree(self.stop.number, self.saver.failed)
+        if number or failed:
+            self.settle()
         if not number:
             return
 
         if self.ranks.on_main(lambda: self.step and self.step not in checkpoint.steps(self.folder)):
             self.save()
+            self.settle()
         self.stop.state = (
             f"{self.step} of {self.config.steps} steps are done and saved in {self.folder}; "
             "resume to go on"

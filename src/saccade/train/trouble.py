@@ -50,6 +50,7 @@ def meet(run: Run, number: int, loss: float, norm: float, clip: Clip, kept: list
     config = run.config
     what = _diagnose(run, number, loss, norm, clip)
     run.skipped += 1
+    run.settle()
     last = checkpoint.steps(run.folder)
     back = f"step {last[-1]}" if last else "none yet"
     if (
