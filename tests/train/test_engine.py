@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import signal
 import time
@@ -57,6 +58,8 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     assert records[-1]["eval/loss"] < records[0]["eval/loss"]
     assert records[-1]["samples"] == 96
     assert {"lr", "train/loss", "train/pixels", "grad_norm"} < records[1].keys()
+    parts = [records[1][f"grad_norm/{name}"] for name in ("encoder", "head")]
+    assert math.hypot(*parts) == pytest.approx(records[1]["grad_norm"])
     assert checkpoint.steps(whole) == [9, 12]
     Encoder.from_pretrained(whole / "encoder")
     Encoder.from_pretrained(whole / "best" / "encoder")

@@ -24,6 +24,7 @@ class Result(NamedTuple):
     norm: float
     rate: float
     scalars: dict[str, Tensor]
+    norms: dict[str, float]  # of the gradients of each network, where they will be recorded
 
 
 def update(run: Run, clip: Clip) -> Result | None:
@@ -62,6 +63,8 @@ def update(run: Run, clip: Clip) -> Result | None:
         trouble.meet(run, number, value, norm, clip, kept)
         return None
     run.mean.add(value)
+    recorded = number % config.log_every == 0 or number == config.steps
+    norms = _norms(run) if recorded else {}
     nn.utils.clip_grads_with_norm_(run.objective.parameters(), config.grad_clip, total)
     rate = learning_rate(
         number,
@@ -80,7 +83,7 @@ def update(run: Run, clip: Clip) -> Result | None:
     run.objective.after_step(number)
     run.step = number
     sabotage.at("step", step=number)
-    return Result(value, norm, rate, scalars)
+    return Result(value, norm, rate, scalars, norms)
 
 
 def averaged(run: Run, result: Result) -> dict[str, float]:
@@ -88,7 +91,20 @@ def averaged(run: Run, result: Result) -> dict[str, float]:
     mine = {"loss": result.loss} | {name: float(value) for name, value in result.scalars.items()}
     ranks = run.ranks.gather(mine)
     means = {f"train/{name}": sum(r[name] for r in ranks) / len(ranks) for name in mine}
-    return {"lr": result.rate, **means, "grad_norm": result.norm}
+    return {"lr": result.rate, **means, "grad_norm": result.norm, **result.norms}
+
+
+def _norms(run: Run) -> dict[str, float]:
+    """Return the norm of the gradients of each network, before they are clipped."""
+    gradients = {
+        name: [p.grad for p in network.parameters() if p.grad is not None]
+        for name, network in run.objective.named_children()
+    }
+    return {
+        f"grad_norm/{name}": float(whole(nn.utils.get_total_norm(found)))
+        for name, found in gradients.items()
+        if found
+    }
 
 
 def _backward(run: Run, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
