@@ -7,7 +7,8 @@ from saccade.evals.criteria import criteria, judge, outcome_of, widened
 from saccade.evals.probe import Probed, compare, rows_of
 from saccade.evals.probes.base import ProbeConfig
 from saccade.evals.statistics import Estimate, clustered_wilson, mean_error, paired_ratio, student
-from saccade.report.results import Criterion, check_record
+from saccade.report.records import check_record
+from saccade.report.results import Criterion
 from tests.evals.hand_made import (
     ACTION,
     ALL,
@@ -46,7 +47,7 @@ def found(
     every = criteria(rows, list(pairs), asked, config)
     assert [each["name"] for each in every] == NAMES
     for each in every:
-        check_record(each, Criterion)
+        check_record(each, Criterion, "results.json")
         assert each["detail"].endswith(".")
         assert each["episodes_needed"] is None or each["result"] == "undecided"
     return next(each for each in every if each["name"] == name)

@@ -189,7 +189,8 @@ def ask(
     groups: Sequence[Group], prepared: Mapping[str, Prepared], config: ProbeConfig
 ) -> list[Probed]:
     """Put the probes to every representation; readouts are fitted on the processor's cores."""
-    count, begun = sum(map(len, groups)) * len(prepared), itertools.count()
+    readings = sum(max(1, len(each.readers)) for group in groups for each in group)
+    count, begun = readings * len(prepared), itertools.count()  # a reader for each training seed
     with progress("asking", count, "questions") as told:
 
         def one(group: Group, check: Callable[[], None]) -> list[Probed]:

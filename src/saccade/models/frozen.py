@@ -46,7 +46,7 @@ def leave_out(module: nn.Module, children: Sequence[str]) -> None:
 
     Loading raises CheckpointError where they are not what they were when it was saved.
     """
-    module.left_out = tuple(children)  # pyright: ignore[reportAttributeAccessIssue]
+    module.left_out = tuple(children)  # pyright: ignore[reportArgumentType]
     module.register_state_dict_post_hook(partial(_without, tuple(children)))
     module.register_load_state_dict_pre_hook(partial(_with, tuple(children)))
 
