@@ -183,15 +183,16 @@ def test_the_sgd_probe_learns_a_linear_target(
 
 
 def test_probing_features(probing: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"frames": 1, "batch": 1, "precision": "float32", "repeats": 1}
-    result = probing.features("dinov2-small", **given)
+    given = {"frames": 2, "batch": 2, "precision": "float32", "repeats": 1}
+    result = probing.features("dinov2-small", **given, gaps=(1,))
     assert result["difference"] < 1e-5
+    assert (result["frames"], result["images_shown"]) == (2, 2)
     rates = (result[f"{who}_images_per_second"] for who in ("ours", "peer"))
     assert min(*rates, result["ratio"]) > 0
     another = SimpleNamespace(deepcopy=lambda network: type(network)(network.config).eval())
     monkeypatch.setattr(probing, "copy", another)
     with pytest.raises(ValueError, match="different features"):
-        probing.features("dinov2-small", **given)
+        probing.features("dinov2-small", **given, gaps=())
 
 
 def test_probing_store(

@@ -128,7 +128,7 @@ def test_cells_that_are_asked_for_later_leave_the_vectors_as_they_are(tmp_path: 
 def test_features_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
     encoder = Patches()
     encoder.map.weight.data.fill_(torch.nan)
-    with pytest.raises(NumericError, match=r"16 of 16 clips .* vectors that are not finite"):
+    with pytest.raises(NumericError, match=r"72 of 72 clips .* vectors that are not finite"):
         reader(encoder, "concatenation", tmp_path).prepare([request()])
 
 
