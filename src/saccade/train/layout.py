@@ -11,7 +11,7 @@ not a step: scores, alarms, exports, pictures, checkpoints. Sharded networks cou
 one rank alone, nor outside their own ``forward``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -62,7 +63,7 @@ class Spread:
         """Return a plain module with all weights of now; all ranks must ask for it together."""
         if self.twin is None:
             return self.objective
-        _fill(self.twin, self.objective, whole)
+        _fill(self.twin, self.objective, _same)
         return self.twin
 
     def copied(self, here: bool) -> Objective | None:
@@ -71,12 +72,12 @@ class Spread:
         All ranks must ask for it together; those that are not ``here`` get none. What never
         changes is not copied.
         """
-        elsewhere = kept_elsewhere(self.objective)
+        elsewhere = {value.data_ptr() for value in kept_elsewhere(self.objective)}
 
         def copy(value: Tensor) -> Tensor:
-            return value.detach() if value in elsewhere else whole(value).to("cpu", copy=True)
+            return value if value.data_ptr() in elsewhere else value.to("cpu", copy=True)
 
-        _fill(self.blank, self.objective, copy if here else _nowhere)
+        _fill(self.blank, self.objective, copy if here else _nowhere, buffers=here)
         return self.blank if here else None
 
     @contextmanager
@@ -175,6 +176,32 @@ def whole(value: Tensor) -> Tensor:
     return (value if full is None else full()).detach()
 
 
+def all_whole(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return all of many tensors; those of one type are gathered at once, in one message."""
+    found = [value.detach() for value in values]
+    kinds: dict[torch.dtype, list[int]] = {}
+    for i, value in enumerate(values):
+        if hasattr(value, "full_tensor"):
+            kinds.setdefault(value.dtype, []).append(i)
+    for indices in kinds.values():
+        sharded: list[Any] = [found[i] for i in indices]
+        mesh = sharded[0].device_mesh
+        group = mesh.get_group(mesh.ndim - 1)  # of those that share rows; others have copies
+        ranks = group.size()
+        rows = [-(-len(value) // ranks) for value in sharded]  # the last ranks may have fewer
+        padded = [
+            F.pad(local := value.to_local(), [0, 0] * (local.ndim - 1) + [0, count - len(local)])
+            for value, count in zip(sharded, rows, strict=True)
+        ]
+        flat = torch.cat([each.flatten() for each in padded])
+        every = flat.new_empty(ranks * len(flat))
+        dist.all_gather_into_tensor(every, flat, group=group)
+        parts = every.view(ranks, -1).split([each.numel() for each in padded], dim=1)
+        for i, value, part in zip(indices, sharded, parts, strict=True):
+            found[i] = part.reshape(-1, *value.shape[1:])[: len(value)]
+    return found
+
+
 def share(value: Tensor, like: Tensor) -> Tensor:
     """Return this rank's share of a whole tensor, laid out as another one is."""
     mesh = getattr(like, "device_mesh", None)
@@ -186,23 +213,33 @@ def share(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), mesh, like.placements, src_data_rank=None)
 
 
-def _fill(twin: nn.Module, source: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Give one module the weights and buffers of another, changed."""
-    for mine, theirs in zip(twin.modules(), source.modules(), strict=True):
+def _fill(
+    twin: nn.Module, source: nn.Module, change: Callable[[Tensor], Tensor], buffers: bool = False
+) -> None:
+    """Give one module the whole weights of another, changed; and its buffers, changed or not."""
+    pairs = list(zip(twin.modules(), source.modules(), strict=True))
+    places = [
+        (mine, name, value)
+        for mine, theirs in pairs
+        for name, value in theirs._parameters.items()
+        if value is not None
+    ]
+    full = all_whole([value for _, _, value in places])
+    for (mine, name, value), found in zip(places, full, strict=True):
+        mine._parameters[name] = nn.Parameter(change(found), requires_grad=value.requires_grad)
+    for mine, theirs in pairs:
         mine.training = theirs.training
-        for name, value in theirs._parameters.items():
-            if value is not None:
-                mine._parameters[name] = nn.Parameter(
-                    change(value), requires_grad=value.requires_grad
-                )
         for name, value in theirs._buffers.items():
             if value is not None:
-                mine._buffers[name] = value if change in (whole, _nowhere) else change(value)
+                mine._buffers[name] = change(value) if buffers else value
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
 
 
 def _nowhere(value: Tensor) -> Tensor:
-    """Take part where a tensor is gathered, and keep nothing of it."""
-    return whole(value).to("meta")
+    return value.to("meta")
 
 
 def _shard(

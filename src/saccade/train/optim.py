@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import CheckpointError, ConfigError
-from saccade.train.layout import share, whole
+from saccade.train.layout import all_whole, share
 
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # numbers: smaller parameters keep 32 bits
 
@@ -102,12 +102,13 @@ def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
     Where parameters are sharded all ranks must ask together.
     """
-    return {
-        f"{name}.{slot}": whole(torch.as_tensor(state[slot]))
+    kept = {
+        f"{name}.{slot}": torch.as_tensor(state[slot])
         for name, parameter in module.named_parameters()
         if (state := optimizer.state.get(parameter))
         for slot in _slots(optimizer, parameter)
     }
+    return dict(zip(kept, all_whole(list(kept.values())), strict=True))
 
 
 def load_moments(
