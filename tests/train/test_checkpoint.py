@@ -12,10 +12,11 @@ import torch
 
 from saccade.checkpoint import write_atomic
 from saccade.errors import BusyError, CheckpointError, SpaceError
-from saccade.train import checkpoint
+from saccade.train import checkpoint, manifest
 from saccade.train.checkpoint import newest, prune, read, require_same, save, steps
 from tests.train import toy
 
+OLD = Path(__file__).parent / "fixtures" / "schema-1"
 FILES = ("objective.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
 
 
@@ -56,7 +57,7 @@ def test_a_manifest_names_files_of_its_folder_only(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     del content["sha256"]
     content["files"]["../../secret"] = content["files"]["state.json"]
-    path.write_text(json.dumps(content | {"sha256": checkpoint._digest(content)}))
+    path.write_text(json.dumps(content | {"sha256": manifest._digest(content)}))
     with pytest.raises(CheckpointError, match=r"names '../../secret', which is no file beside it"):
         read(path.parent)
 
@@ -69,6 +70,55 @@ def test_who_holds_a_folder_may_hold_it_again(tmp_path: Path) -> None:
         child.start()
         child.join(60)
     assert child.exitcode == BusyError.exit_code
+
+
+def test_a_checkpoint_of_the_first_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    shutil.copytree(OLD, run := tmp_path / "run")
+    assert read(checkpoint.folder_of(run, 6)).optimizer["head.bias.exp_avg"].shape == (48,)
+    toy.run(run, resume=True, allow_change=["versions"])
+    toy.run(tmp_path / "whole")
+    lines, whole = (
+        [list(json.loads(line).values()) for line in path.read_text().splitlines()]
+        for path in (run / "metrics.jsonl", tmp_path / "whole" / "metrics.jsonl")
+    )
+    for mine, theirs in zip(lines, whole, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)  # the first half is another machine's
+
+
+def test_a_checkpoint_of_a_version_to_come_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, 3) / "MANIFEST.json"
+    content = json.loads(path.read_text()) | {"schema": 9}
+    del content["sha256"]
+    path.write_text(json.dumps(content | {"sha256": manifest._digest(content)}))
+    with pytest.raises(CheckpointError, match="has schema 9, this version reads up to 2"):
+        read(path.parent)
+
+
+def test_damage_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "BLOCK", 50)
+    path = write(tmp_path, 3) / "objective.safetensors"
+    bad = bytearray(path.read_bytes())
+    bad[10] ^= 1
+    bad[-1] ^= 1
+    path.write_bytes(bad)
+    last = (len(bad) - 1) // 50 * 50
+    with pytest.raises(CheckpointError, match=f"in bytes 0-49, {last}-{len(bad) - 1}: sha256"):
+        read(path.parent)
+
+
+def test_rows_of_several_files_are_joined(tmp_path: Path) -> None:
+    entries = {}
+    for place, rows in enumerate((2, 1, 0)):
+        name = manifest.shard_name("objective", place, 3)
+        held = {"w": torch.full((rows, 2), float(place))}
+        held |= {} if place else {"single": torch.tensor(3)}
+        entries[name] = manifest.write_tensors(tmp_path, name, held, 1)
+    found = manifest.tensors(tmp_path, "objective", entries)
+    assert found["w"].tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert found["single"] == 3
+    assert list(found) == ["single", "w"]
+    with pytest.raises(KeyError):
+        found["other"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -159,7 +209,7 @@ def test_a_disk_that_returns_other_bytes_is_found_out_at_once(
     def lossy(path: Path, data: bytes | str) -> None:
         write_atomic(path, data[:-1] if path.name == "optimizer.safetensors" else data)
 
-    monkeypatch.setattr(checkpoint, "write_atomic", lossy)
+    monkeypatch.setattr(manifest, "write_atomic", lossy)
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors has"):
         write(tmp_path, 2)
 

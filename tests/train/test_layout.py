@@ -65,8 +65,34 @@ def test_a_run_goes_on_with_other_numbers_of_ranks_and_layouts(tmp_path: Path, o
     for step, world, layout in ((3, 2, "fsdp"), (5, 1, "ddp"), (8, 4, "fsdp"), (0, 2, "ddp")):
         fault = f"step:term@step={step},rank=0" if step else ""
         assert ranks_of(run, world, fault=fault, layout=layout) == [75 if step else 0] * world
+        if step:
+            last = checkpoint.folder_of(run, step)
+            parts = world if layout == "fsdp" else 1
+            assert len(list(last.glob("o*.safetensors"))) == 2 * parts
     same(run, one)
     assert checkpoint.read(checkpoint.folder_of(run, 12)).state["world"] == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "codes", "told"),
+    [
+        ("save.shard:kill9@step=6,rank=1,call=2", [1, -9], "rank 0 of 2 lost another one"),
+        ("write.data:raise=ENOSPC@rank=1,call=3,file=optimizer", [5, 5], "No space left"),
+        ("write.synced:raise=EIO@rank=1,call=3,file=optimizer", [4, 4], "Input/output error"),
+    ],
+)
+def test_a_rank_that_cannot_write_leaves_no_half_checkpoint(
+    tmp_path: Path, one: Path, fault: str, codes: list[int], told: str
+) -> None:
+    run, settings = tmp_path / "run", {"layout": "fsdp", "save_every": 3, "eval_every": 99}
+    assert ranks_of(run, 2, fault=fault, **settings) == codes
+    assert told in (run / "error-0.txt").read_text()
+    assert checkpoint.steps(run) == [3] if "kill9" in fault else [3, 6]
+    checkpoint.verify(checkpoint.folder_of(run, checkpoint.steps(run)[-1]))
+    assert ranks_of(run, 1, eval_every=99, save_every=3) == [0]
+    assert [line["train/loss"] for line in lines(run) if "train/loss" in line] == pytest.approx(
+        [line["train/loss"] for line in lines(one) if "train/loss" in line], rel=1e-6
+    )
 
 
 def test_blocks_are_the_elements_of_lists_of_layers() -> None:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.train import toy
 from tests.train.test_engine import Interrupt, final_state, metrics
 
 
-def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+def weights(run_dir: Path, step: int) -> Mapping[str, torch.Tensor]:
     return checkpoint.read(checkpoint.folder_of(run_dir, step)).objective
 
 

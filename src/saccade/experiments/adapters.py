@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from saccade import __version__
@@ -152,20 +151,16 @@ def from_checkpoint(folder: Path) -> Weights:
     Raises:
         CheckpointError: it is damaged, or has no adapters.
     """
-    checkpoint.verify(folder)
-    with safe_open(folder / checkpoint.OBJECTIVE, framework="pt") as file:
-        held: list[str] = file.keys()
-        names = sorted(n.removeprefix(PREDICTOR) for n in held if n.startswith(PREDICTOR))
-        base = lora.digest_of((name, file.get_tensor(PREDICTOR + name)) for name in names)
-        adapters = {
-            lora.file_name(name): file.get_tensor(PREDICTOR + name)
-            for name in names
-            if lora.is_adapter(name)
-        }
+    saved = checkpoint.read(folder)
+    held = saved.objective
+    names = sorted(n.removeprefix(PREDICTOR) for n in held if n.startswith(PREDICTOR))
+    base = lora.digest_of((name, held[PREDICTOR + name]) for name in names)
+    adapters = {
+        lora.file_name(name): held[PREDICTOR + name] for name in names if lora.is_adapter(name)
+    }
     if not adapters:
         raise CheckpointError(f"{folder} holds no adapters; give a run that trained some")
-    identity = _json(folder / checkpoint.STATE)["identity"]
-    return Weights(adapters, base, identity.get("data"), {})
+    return Weights(adapters, base, saved.state["identity"].get("data"), {})
 
 
 def untrained(weights: Weights) -> Weights:

@@ -1,41 +1,38 @@
 """Training states on disk, complete or absent, and verified before they are used.
 
-    RUN/checkpoints/step-00000123/objective.safetensors   weights and buffers
-                                  optimizer.safetensors   moments, PARAMETER.SLOT
-                                  state.json              step, best score, identity of the run
-                                  MANIFEST.json           size and sha256 of each, and of itself
+    RUN/checkpoints/step-00000123/    files and their list: ``manifest.py``
 
 A checkpoint is written beside its place, synced, and renamed: a kill at any moment leaves the
 old ones and a ``.tmp-`` folder that nobody reads. The newest is the largest step, whatever the
-clock says. One process at a time may work in a run folder.
+clock says. One process at a time may work in a run folder; its ranks write together.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
+import torch
 from torch import Tensor
 
 from saccade import sabotage
-from saccade.checkpoint import sync_folder, write_atomic
-from saccade.errors import BusyError, CheckpointError, SpaceError
+from saccade.checkpoint import sync_folder
+from saccade.errors import BusyError, CheckpointError, SaccadeError, SpaceError
+from saccade.train import manifest
+from saccade.train.distributed import Ranks
+from saccade.train.manifest import OBJECTIVE, OPTIMIZER, STATE
 
-SCHEMA = 1
-OBJECTIVE, OPTIMIZER = "objective.safetensors", "optimizer.safetensors"
-STATE, MANIFEST = "state.json", "MANIFEST.json"
+T = TypeVar("T")
 KEEP = "KEEP"  # a file of this name in a checkpoint protects it for ever
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class Checkpoint:
     """What a run needs to go on."""
 
     folder: Path
-    objective: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    objective: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
     state: dict[str, Any]  # "step", "identity" and whatever else the engine remembers
     digest: str  # of its manifest
 
@@ -67,61 +64,78 @@ def save(
     objective: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
+    ranks: Ranks = ALONE,
+    place: int | None = 0,
+    places: int = 1,
 ) -> Path:
     """Write the checkpoint of ``state["step"]`` and read it back; replace one of the same step.
+
+    Where weights are shared out all ranks call it together, each with its own rows, of which
+    those with a ``place`` write.
 
     Raises:
         SpaceError: it does not fit on the disk; older checkpoints are untouched.
         CheckpointError: the disk does not return what was written.
     """
     folder = folder_of(run_dir, state["step"])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shards = {OBJECTIVE: objective, OPTIMIZER: optimizer}
-    sabotage.at("save.begin", step=state["step"])
     kept = f"kept {_names(run_dir)}"
-    _require_space(folder.parent, shards, kept)
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    try:
-        _write_files(temporary, shards, state)
+    kinds = {} if place is None else {OBJECTIVE: objective, OPTIMIZER: optimizer}
+    size = sum(value.nbytes for tensors in kinds.values() for value in tensors.values())
+    need = sum(ranks.gather(size))
+
+    def begin() -> Path:
+        sabotage.at("save.begin", step=state["step"])
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _require_space(folder.parent, need, kept)
+        return folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+
+    def write() -> dict[str, manifest.Entry]:
+        entries = {}
+        for kind, tensors in kinds.items():  # one at a time: its bytes are a copy of its tensors
+            name = manifest.shard_name(kind, place or 0, places)
+            entries[name] = manifest.write_tensors(temporary, name, tensors, state["step"])
+        if place == 0:
+            entries[STATE] = manifest.write_state(temporary, state)
+        return entries
+
+    def end() -> None:
+        manifest.write_manifest(temporary, state["step"], files)
         if folder.exists():
             discard(folder)
         temporary.rename(folder)
         sabotage.at("save.renamed", step=state["step"])
         sync_folder(folder.parent)
         sabotage.at("save.synced", step=state["step"])
+
+    temporary = ranks.on_main(lambda: _writing(begin))
+    try:
+        mine = ranks.together(lambda: _writing(write))
+        files = {name: entry for held in ranks.gather(mine) for name, entry in held.items()}
+        ranks.on_main(lambda: _writing(end))
     except SpaceError as error:
         raise SpaceError(f"{error}; {kept}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    verify(folder)
+        if ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+    ranks.on_main(lambda: verify(folder))
     return folder
 
 
-def _write_files(
-    folder: Path, shards: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> None:
-    files = {}
-    for name in (*shards, STATE):  # one shard at a time: its bytes are a copy of its tensors
-        sabotage.at("save.shard", step=state["step"], file=name)
-        raw = (
-            json.dumps(state, indent=2, allow_nan=False).encode()
-            if name == STATE
-            else to_bytes({k: v.detach().cpu().contiguous() for k, v in shards[name].items()})
-        )
-        files[name] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-        write_atomic(folder / name, raw)
-    sabotage.at("save.manifest", step=state["step"])
-    content = {"schema": SCHEMA, "step": state["step"], "files": files}
-    write_atomic(folder / MANIFEST, json.dumps(content | {"sha256": _digest(content)}))
+def _writing(work: Callable[[], T]) -> T:
+    """Do work; a disk that fails is an error that the other ranks can be told of."""
+    try:
+        return work()
+    except SaccadeError:
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {error.filename or 'a checkpoint'} ({error.strerror}); see to the disk "
+            "and resume"
+        ) from error
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _require_space(folder: Path, shards: Mapping[str, Mapping[str, Tensor]], kept: str) -> None:
-    need = 1.05 * sum(value.nbytes for shard in shards.values() for value in shard.values())
-    free = shutil.disk_usage(folder).free
+def _require_space(folder: Path, size: int, kept: str) -> None:
+    need, free = 1.05 * size, shutil.disk_usage(folder).free
     if free < need:
         raise SpaceError(
             f"a checkpoint needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free in {folder}; "
@@ -135,40 +149,16 @@ def verify(folder: Path) -> str:
     Raises:
         CheckpointError: a file is missing, cut or changed.
     """
-    content = _manifest(folder)
-    files = content["files"]
-    for name, expected in files.items():
-        path = folder / name
-        if path.parent != folder or name in ("", ".", ".."):
-            raise CheckpointError(f"{folder / MANIFEST} names {name!r}, which is no file beside it")
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{path} has {size} bytes, should have {expected['bytes']}")
-        if found != expected["sha256"]:
-            raise CheckpointError(
-                f"{path} is damaged: sha256 {found[:12]}, should be {expected['sha256'][:12]}"
-            )
-    return _digest(content)
+    return _verified(folder)[1]
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_bytes())
-        digest = content.pop("sha256")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: it is no manifest") from error
-    if digest != _digest(content) or folder != folder_of(folder.parents[1], content["step"]):
-        raise CheckpointError(f"{path} is damaged, or belongs to another step")
-    if content["schema"] != SCHEMA:
-        raise CheckpointError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}")
-    return content
+def _verified(folder: Path) -> tuple[dict[str, manifest.Entry], str]:
+    step, files, digest = manifest.read_manifest(folder)
+    if folder != folder_of(folder.parents[1], step):
+        raise CheckpointError(f"{folder} is damaged, or belongs to another step: {step}")
+    for name, entry in files.items():
+        manifest.verify_file(folder / name, entry)
+    return files, digest
 
 
 def read(folder: Path) -> Checkpoint:
@@ -177,12 +167,12 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is not.
     """
-    digest = verify(folder)
+    files, digest = _verified(folder)
     return Checkpoint(
         folder=folder,
         digest=digest,
-        objective=load_file(folder / OBJECTIVE),
-        optimizer=load_file(folder / OPTIMIZER),
+        objective=manifest.tensors(folder, OBJECTIVE, files),
+        optimizer=manifest.tensors(folder, OPTIMIZER, files),
         state=json.loads((folder / STATE).read_bytes()),
     )
 

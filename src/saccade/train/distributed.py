@@ -10,7 +10,7 @@ once where its process died, else after a time.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -31,6 +31,12 @@ class Ranks:
     device: torch.device
     control: dist.ProcessGroup | None = None  # for decisions; None when alone
     timeout: float = 600.0  # seconds that another rank may take
+    writing: dist.ProcessGroup | None = None  # for what goes on beside training
+
+    @property
+    def beside(self) -> "Ranks":
+        """Return the same ranks for a thread beside training: its messages do not meet others."""
+        return replace(self, control=self.writing)
 
     def agree(self, *flags: int) -> list[int]:
         """Return the largest value of each flag over all ranks."""
@@ -129,9 +135,9 @@ def join(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
             "nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=patience
         )
     try:
-        control = dist.new_group(backend="gloo", timeout=patience)
-        assert isinstance(control, dist.ProcessGroup)  # every rank is a member
-        yield Ranks(rank, world, place, control, timeout)
+        groups = [dist.new_group(backend="gloo", timeout=patience) for _ in range(2)]
+        control, writing = (g for g in groups if isinstance(g, dist.ProcessGroup))  # all are in
+        yield Ranks(rank, world, place, control, timeout, writing)
     finally:
         if ours:
             dist.destroy_process_group()

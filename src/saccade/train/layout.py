@@ -11,7 +11,7 @@ not a step: scores, alarms, exports, pictures, checkpoints. Sharded networks cou
 one rank alone, nor outside their own ``forward``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -41,6 +41,8 @@ class Spread:
     blank: Objective  # the same networks without weights, to be filled for a checkpoint
     twin: Objective | None = None  # and where they are sharded, for all that is not a step
     scalars: tuple[nn.Parameter, ...] = ()  # single numbers, which are not sharded
+    place: int | None = 0  # of this rank among the ``places`` that hold different rows; None where
+    places: int = 1  #         another group's rank holds the same
 
     @contextmanager
     def averaging(self, last: bool) -> Iterator[None]:
@@ -79,6 +81,29 @@ class Spread:
 
         _fill(self.blank, self.objective, copy if here else _nowhere, buffers=here)
         return self.blank if here else None
+
+    def weights(self, copied: Objective | None) -> dict[str, Tensor]:
+        """Return what this rank writes of weights and buffers; of a copy where it has all."""
+        if self.sharded:
+            return self.rows(self.objective.state_dict())
+        return {} if copied is None else copied.state_dict()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this rank holds rows of the weights only."""
+        return self.twin is not None
+
+    def rows(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copy what this rank writes of tensors into the processor's memory: its rows of those that
+        are sharded, and the others where it is the first."""
+        copies = {}
+        for name, value in values.items() if self.place is not None else ():
+            local = getattr(value, "to_local", None)
+            if local is not None:
+                copies[name] = local().detach().to("cpu", copy=True)
+            elif self.place == 0:
+                copies[name] = value.detach().to("cpu", copy=True)
+        return copies
 
     @contextmanager
     def whole(self) -> Iterator[Objective]:
@@ -120,10 +145,20 @@ def spread(
         device_ids = [ranks.device] if ranks.device.type == "cuda" else None
         # Some objectives leave a module without gradient on purpose; DDP must not wait for it.
         model = DistributedDataParallel(objective, device_ids, find_unused_parameters=True)
-        return Spread(objective, model, blank)
+        return Spread(objective, model, blank, place=0 if ranks.rank == 0 else None)
     scalars = tuple(p for p in objective.parameters() if not p.ndim)
-    _shard(objective, parts, ranks, replicas if layout == "hsdp" else 1, set(scalars))
-    return Spread(objective, objective, blank, twin, tuple(p for p in scalars if p.requires_grad))
+    groups = replicas if layout == "hsdp" else 1
+    _shard(objective, parts, ranks, groups, set(scalars))
+    places = ranks.world // groups
+    return Spread(
+        objective,
+        objective,
+        blank,
+        twin,
+        tuple(p for p in scalars if p.requires_grad),
+        place=ranks.rank if ranks.rank < places else None,
+        places=places,
+    )
 
 
 def blocks(objective: nn.Module) -> list[nn.Module]:

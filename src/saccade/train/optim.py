@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import CheckpointError, ConfigError
-from saccade.train.layout import all_whole, share
+from saccade.train.layout import share
 
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # numbers: smaller parameters keep 32 bits
 
@@ -100,15 +100,14 @@ def adamw(
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Name the optimizer's state ``PARAMETER.SLOT``; a parameter without gradient has none.
 
-    Where parameters are sharded all ranks must ask together.
+    Where parameters are sharded so are their moments.
     """
-    kept = {
+    return {
         f"{name}.{slot}": torch.as_tensor(state[slot])
         for name, parameter in module.named_parameters()
         if (state := optimizer.state.get(parameter))
         for slot in _slots(optimizer, parameter)
     }
-    return dict(zip(kept, all_whole(list(kept.values())), strict=True))
 
 
 def load_moments(

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +96,10 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint, and the exports where this is the best step so far. All together."""
         self.settle()
-        here = self.ranks.rank == 0
-        kept = {
-            name: value.to("cpu", copy=True) if here else value
-            for name, value in moments(self.objective, self.optimizer).items()
-        }
-        objective = self.spread.copied(here)
+        spread, best = self.spread, self.best_step == self.step
+        kept = spread.rows(moments(self.objective, self.optimizer))
+        whole = spread.copied(self.ranks.rank == 0) if best or not spread.sharded else None
+        weights = spread.weights(whole)
         state = {
             "step": self.step,
             "best": [self.best_step, self.best_loss] if self.best_step else None,
@@ -114,20 +111,30 @@ class Run:
             "identity": self.identity,
         }
 
-        def write(objective: Objective, step: int, best: int) -> None:
-            if best == step:
+        step, protected = self.step, {self.step, self.best_step}
+        ranks = self.ranks.beside if spread.sharded else checkpoint.ALONE
+
+        def export() -> None:
+            if best and whole is not None:
                 sabotage.at("export", step=step)
-                objective.save_exports(self.folder / "best", self.card, step)
-            checkpoint.save(self.folder, objective.state_dict(), kept, state)
-            checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, {step, best})
+                whole.save_exports(self.folder / "best", self.card, step)
+
+        def prune() -> None:
+            checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, protected)
+
+        def write() -> None:
+            ranks.on_main(export)
+            place, places = spread.place, spread.places
+            checkpoint.save(self.folder, weights, kept, state, ranks, place, places)
+            ranks.on_main(prune)
 
         def begin() -> None:
-            assert objective is not None
             if self.log is not None:  # a checkpoint must not outlive the records before it
                 self.log.sync()
-            self.saver.begin(partial(write, objective, self.step, self.best_step))
+            if spread.sharded or self.ranks.rank == 0:
+                self.saver.begin(write)
 
-        self.ranks.on_main(begin)
+        self.ranks.together(begin)
 
     def settle(self) -> None:
         """Wait until what is being written is on the disk. All together.
@@ -135,7 +142,7 @@ class Run:
         Raises:
             SaccadeError: it could not be written.
         """
-        self.ranks.on_main(self.saver.settle)
+        self.ranks.together(self.saver.settle)
 
     def obey(self) -> None:
         """Save and stop if a signal came to any rank. Between steps only.
