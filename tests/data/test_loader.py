@@ -148,3 +148,33 @@ def test_reading_further_ahead_changes_nothing(prefetch: int) -> None:
     alone = list(islice(loader().batches(0), 5))
     helped = list(islice(loader(workers=2, prefetch=prefetch).batches(0), 5))
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_sample_of_the_batch_stands_in_for_a_bad_one(workers: int) -> None:
+    found = list[Any]()
+    settings: dict[str, Any] = {"on_error": "skip", "most_bad": 0.5, "found_bad": found.append}
+    window = PairWindow(max_gap=3)
+    data = Loader(Deadly(2, 0), window, "front", 12, 3, workers=workers, **settings)
+    clips = list(islice(data.batches(1), 4))
+    for step, (clip, rows) in enumerate(zip(clips, data.rows(1), strict=False), start=2):
+        bad = [i for i, row in enumerate(rows) if row[0] == 2]
+        told = [each for each in found if each["step"] == step]
+        assert [each["row"] for each in told] == rows[bad].tolist()
+        assert all(each["error"] == "episode 2 is damaged; mend it" for each in told)
+        for i, episode in enumerate(clip["episode"].tolist()):
+            later = next(row for row in (*rows[i:], *rows[:i]) if row[0] != 2)
+            assert episode == later[0] != 2
+    assert len(found) > 4
+
+
+def test_there_is_a_most_of_bad_samples() -> None:
+    data = Loader(Deadly(2, 0), PairWindow(max_gap=3), "front", 12, 3, on_error="skip")
+    with pytest.raises(DataError, match=r"could not be read, more than the 0.10% that may be; "):
+        list(islice(data.batches(0), 4))
+
+
+def test_a_batch_of_bad_samples_only_is_an_error() -> None:
+    data = Loader(Deadly(2, 0), PairWindow(max_gap=3), "front", 1, 3, on_error="skip", most_bad=1.0)
+    with pytest.raises(DataError, match=r"^episode 2 is damaged"):
+        list(islice(data.batches(0), 40))

@@ -4,18 +4,20 @@ The samples of all epochs form one endless list; step ``i`` takes rows ``i B .. 
 and rank ``r`` of ``w`` its ``r``-th share. Workers, ranks and restarts therefore never change
 which sample comes when, and resuming is starting at another step.
 
-A worker that dies or hangs ends the iteration with one sentence, and none is left behind.
+A worker that dies or hangs ends the iteration with one sentence, and none is left behind. So does
+a sample that cannot be read; or another one of its batch stands in for it, always the same.
 """
 
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing.process import BaseProcess
 from threading import Timer
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from saccade import sabotage
 from saccade.data.episodes import Episodes
+from saccade.data.files.faults import OnError
 from saccade.data.transforms import Augment, CentreCrop
 from saccade.data.windows import Plan, Window, stack
 from saccade.errors import ConfigError, DataError, SaccadeError
@@ -47,6 +50,10 @@ class Loader:
         augment: what to vary.
         rank: this process's number.
         ranks: how many processes share each batch.
+        on_error: ``raise`` ends at a sample that cannot be read; ``skip`` puts the next good one of
+            its batch (this rank's part) in its place.
+        most_bad: share of the samples that may be replaced so: of an epoch, or of all read.
+        found_bad: is told of each: step, episode, row of the plan, error.
     """
 
     episodes: Episodes
@@ -60,6 +67,9 @@ class Loader:
     augment: Augment = field(default_factory=Augment)
     rank: int = 0
     ranks: int = 1
+    on_error: OnError = "raise"
+    most_bad: float = 0.001
+    found_bad: Callable[[Mapping[str, Any]], None] = lambda _: None
 
     @property
     def samples_per_epoch(self) -> int:
@@ -71,14 +81,17 @@ class Loader:
 
         Raises:
             ConfigError: the batch does not divide by the ranks.
-            DataError: a batch could not be read, or the worker that read it died or hangs.
+            DataError: a batch could not be read, or the worker that read it died or hangs, or more
+                samples were bad than may be.
         """
         if self.batch_size % self.ranks:
             raise ConfigError(f"batch_size {self.batch_size} does not divide by {self.ranks} ranks")
         order = _Batches(self, first_step)
         source: Any = iter(
             DataLoader(
-                _Told(Samples(self.episodes, self.window, self.cameras, self.augment)),
+                _Told(
+                    Samples(self.episodes, self.window, self.cameras, self.augment), self.on_error
+                ),
                 sampler=order,
                 batch_size=None,
                 num_workers=self.workers,
@@ -88,13 +101,24 @@ class Loader:
             )
         )
         workers = _Workers(getattr(source, "_workers", []), self.timeout)
+        bad = 0
         try:
-            while True:
+            for step in count(first_step):
                 found = workers.watch(source, order.asked)
                 order.asked.popleft()
                 if isinstance(found, SaccadeError):
                     raise found
-                yield found
+                for each in found.bad:
+                    self.found_bad({"step": step + 1, **each})
+                bad += len(found.bad)
+                seen = (step + 1 - first_step) * self.batch_size
+                if found.bad and bad > self.most_bad * max(seen, self.samples_per_epoch):
+                    raise DataError(
+                        f"{bad} samples could not be read, more than the {self.most_bad:.2%} that "
+                        f"may be; the last is of episode {found.bad[-1]['episode']}: "
+                        f"{found.bad[-1]['error']}"
+                    )
+                yield found.clip
         finally:
             del source  # torch asks the workers to end, and waits a few seconds for each
             workers.end()
@@ -163,18 +187,46 @@ class Samples(Dataset[Clip]):
         return stack([self.augment(clip, self.episodes, self.cameras[0]) for clip in clips])
 
 
-class _Told(Dataset["Clip | SaccadeError"]):
+class _Given(NamedTuple):
+    """A batch, and what is in the place of others in it."""
+
+    clip: Clip
+    bad: list[dict[str, Any]]
+
+
+class _Told(Dataset["_Given | SaccadeError"]):
     """Hand errors over as values: torch would wrap a worker's in its whole traceback."""
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, on_error: OnError) -> None:
+        self.samples, self.on_error = samples, on_error
 
-    def __getitem__(self, rows: Plan) -> Clip | SaccadeError:
+    def __getitem__(self, rows: Plan) -> _Given | SaccadeError:
         try:
             sabotage.at("read")
-            return self.samples[rows]
+            return _Given(self.samples[rows], [])
         except SaccadeError as error:
+            if self.on_error == "raise" or not isinstance(error, DataError):
+                return error
+            return self._without_bad(rows, error)
+
+    def _without_bad(self, rows: Plan, error: DataError) -> _Given | SaccadeError:
+        """Read each sample for itself, to know which are bad; the others stand in for them."""
+        told: dict[int, str] = {}
+        for i in range(len(rows)):
+            try:
+                self.samples[rows[i : i + 1]]
+            except DataError as found:
+                told[i] = str(found)
+        good = [i for i in range(len(rows)) if i not in told]
+        if not good:
             return error
+        kept = rows.copy()
+        for i in told:
+            kept[i] = rows[next((j for j in good if j > i), good[0])]
+        bad = [
+            {"episode": int(rows[i][0]), "row": rows[i].tolist(), "error": told[i]} for i in told
+        ]
+        return _Given(self.samples[kept], bad)
 
 
 class FixedBatches(Sequence[Clip]):

@@ -22,7 +22,7 @@ from saccade.train import checkpoint
 from saccade.train.distributed import rank_and_world
 from saccade.train.engine import Resume, Summary, TrainConfig, train
 from saccade.train.evaluate import move
-from saccade.train.log import Progress
+from saccade.train.log import BadSamples, Progress
 from saccade.train.signals import Stop, stopping
 from saccade.types import Clip, Encoder, Objective
 
@@ -140,6 +140,7 @@ class Training:
         self.check(objective, parts)
         parts = self.prepare(objective, parts, report)
         held_out = self.held_out(parts)
+        bad = BadSamples(folder / "bad" / f"samples-rank-{rank}.jsonl")
         loader = Loader(
             episodes=parts.train,
             window=self.window,
@@ -152,6 +153,9 @@ class Training:
             augment=self.augment,
             rank=rank,
             ranks=ranks,
+            on_error="skip" if self.train.bad_samples == "skip" else "raise",
+            most_bad=self.train.most_bad,
+            found_bad=bad,
         )
         record = to_dict(self)
         identity = {
@@ -176,6 +180,8 @@ class Training:
             card=self.card(objective, parts),
             stop=stop,
         )
+        if bad.count:
+            report(f"{bad.count} samples could not be read and were replaced, see {bad.path}")
         if rank != 0:
             return {}
         assert summary.objective is not None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from saccade.errors import ConfigError
 
 FREE_TO_CHANGE = (
-    *("workers", "prefetch", "data_timeout", "rank_timeout"),
+    *("workers", "prefetch", "data_timeout", "rank_timeout", "bad_samples", "most_bad"),
     *("on_nan", "most_skipped", "spike", "layout", "replicas", "checkpoint_activations"),
     *("save_every", "save_async", "keep", "keep_every", "device", "tensorboard"),
 )
@@ -51,6 +51,9 @@ class TrainConfig:
         spike: a loss of more than this many times its running mean is a leap; 0 for never
         workers: processes that read data
         prefetch: batches that each of them reads ahead
+        bad_samples: what to do with a sample that cannot be read: ``stop``; or ``skip``: another of
+            its batch stands in for it, and ``bad/samples-rank-N.jsonl`` lists it
+        most_bad: share of an epoch's samples that may be replaced so before the run stops
         data_timeout: seconds to wait for a batch before the workers are taken for hung; 0 waits
         rank_timeout: seconds to wait for another process before it is taken for lost
         log_every: steps between records of the training loss
@@ -87,6 +90,8 @@ class TrainConfig:
     spike: float = 0.0
     workers: int = 2
     prefetch: int = 2
+    bad_samples: Literal["stop", "skip"] = "stop"
+    most_bad: float = 0.001
     data_timeout: float = 120.0
     rank_timeout: float = 600.0
     log_every: int = 10
@@ -119,7 +124,7 @@ class TrainConfig:
         wrong += [f"{name} must be above 0" for name in POSITIVE if value[name] <= 0]
         wrong += [
             f"{name} must lie in [0, 1]"
-            for name in ("warmup", "min_lr", "start_lr", "cooldown")
+            for name in ("warmup", "min_lr", "start_lr", "cooldown", "most_bad")
             if not 0 <= value[name] <= 1
         ]
         if self.schedule == "wsd" and self.warmup + self.cooldown > 1:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -102,6 +102,22 @@ def truncate(path: Path, last_step: int) -> None:
         line for line in lines if line.endswith(b"}\n") and json.loads(line)["step"] <= last_step
     ]
     write_atomic(path, b"".join(kept))
+
+
+class BadSamples:
+    """A file of what could not be read, one line for each; made when there is something to say."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Add a record; a run that was resumed finds again what it found after its checkpoint."""
+        if not self.count:
+            truncate(self.path, record["step"] - 1)
+        self.count += 1
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 class TensorBoard:
