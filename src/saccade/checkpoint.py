@@ -28,6 +28,10 @@ from saccade.errors import CheckpointError, SpaceError
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 4_000_000_000
+UNREADABLE = (
+    *(SafetensorError, OSError),
+    *(ValueError, KeyError, AttributeError, TypeError, RecursionError),  # of JSON
+)
 SAME = 0.04  # root mean square of fingerprints; bfloat16 moves normalised features by 0.016
 
 
@@ -165,9 +169,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{folder} lacks {Path(str(error.filename or error)).name}; copy the whole folder again"
         ) from error
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except UNREADABLE as error:
         raise CheckpointError(f"{folder} is damaged ({error}); export the model again") from error
     if missing := sorted(where.keys() - weights.keys()):
         raise CheckpointError(f"{folder} is damaged: its shards lack {', '.join(missing[:8])}")
@@ -185,7 +189,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         absent = {"model", "preprocessing"} - set(record)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no {CONFIG}; it holds no model") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder} is damaged ({error}); export the model again") from error
     if absent:
         raise CheckpointError(f"{folder / CONFIG} lacks {sorted(absent)}; export the model again")

@@ -151,7 +151,7 @@ def load_split(path: Path, episodes: Episodes) -> dict[str, Subset]:
         fingerprint, parts = record["fingerprint"], dict(record["parts"])
         members = [i for part in parts.values() for i in part]
         whole = all(isinstance(i, int) and 0 <= i < len(episodes.lengths) for i in members)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} is no split ({error!r}); make it with `saccade data split`"
         ) from error

@@ -106,7 +106,7 @@ class Calibration:
             counts = {name: int(values.pop(name)) for name in ("moves", "episodes")}
             numbers = {name: float(value) for name, value in values.items()}
             return Calibration(rotation=tuple(map(tuple, turn.tolist())), **numbers, **counts)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise DataError(f"{path} is not a calibration ({error}); calibrate again") from error
 
 

@@ -28,7 +28,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """
     try:
         settings = json.loads((folder / name).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder / name} cannot be read ({error}); give a folder of the hub, for example "
             "what `hf download openai/clip-vit-base-patch16 --local-dir FOLDER` writes"

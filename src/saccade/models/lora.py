@@ -165,7 +165,7 @@ def read_lora(folder: Path) -> tuple[dict[str, Tensor], LoraConfig, dict[str, An
         weights = load_file(folder / WEIGHTS)
         config = LoraConfig(**{**record["lora"], "targets": tuple(record["lora"]["targets"])})
         str(record["base"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder} holds no adapters of ours ({error}); expected are {WEIGHTS} and {RECORD}, "
             "as saccade export lora writes them"

@@ -112,7 +112,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         given = json.loads(path.read_text())
         kind = given.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); a folder of the hub holds {CONFIG} and weights"
         ) from error
