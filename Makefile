@@ -23,6 +23,7 @@ help:
 	echo "make demo     collect, pretrain, probe and write one report (runs/demo), in minutes"
 	echo "make test     linters, types, import layers, then the whole test suite"
 	echo "make check    the linters alone"
+	echo "make faults   the fault campaign: every gate, hundreds of kills, in minutes"
 	echo "make bench    every benchmark, one JSON line each"
 	echo "make install  what the demo needs, into .venv (demo and test do this themselves)"
 	echo "make clean    remove .venv and caches; runs/ and data/ stay"
@@ -41,6 +42,10 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pyright
+
+.PHONY: faults
+faults: .venv/.installed-dev
+	$(BIN)/python -m tests.faults
 
 .PHONY: bench
 bench: .venv/.installed-dev

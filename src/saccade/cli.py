@@ -45,9 +45,13 @@ VERBS = (
 )
 OUT_OF_MEMORY, INTERRUPTED = 7, 130
 ELSEWHERE, SPACE = (2, "give a place that may be written"), (5, "free some space and run again")
-UNWRITABLE = dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR), ELSEWHERE
-) | dict.fromkeys((errno.ENOSPC, errno.EDQUOT), SPACE)
+HANDLES = 2, "allow more open files (ulimit -n 4096), or use fewer --train.workers"
+UNWRITABLE = (
+    dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG), ELSEWHERE)
+    | dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), ELSEWHERE)
+    | dict.fromkeys((errno.ENOSPC, errno.EDQUOT), SPACE)
+    | {errno.EMFILE: HANDLES}
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -75,6 +75,7 @@ def _dataclass_named(kind: object) -> Any:
                 raise
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(
-            f"{kind!r:.200} is not a config that may be built; import the module that defines it first"
+            f"{kind!r:.200} is not a config that may be built; import the module that defines it "
+            "first"
         )
     return cls

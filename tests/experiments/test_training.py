@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from saccade.config import Config, from_dict
-from saccade.errors import BusyError, CheckpointError, ConfigError, Stopped
+from saccade.data.cache.reader import CachedEpisodes
+from saccade.data.episodes import Subset
+from saccade.errors import BusyError, CheckpointError, ConfigError, DataError, Stopped
 from saccade.experiments.training import encoder_of, most_moving, with_budget
 from saccade.recipes import two_stream
 from saccade.train import checkpoint
@@ -166,3 +169,35 @@ class Twice(Shift):
 def test_one_encoder_is_exported(objective: Objective, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         encoder_of(objective)
+
+
+def test_bad_samples_are_listed_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a resume finds the same ones, and lists none twice."""
+    read, said = CachedEpisodes.pixels, list[str]()
+    train = DEBUG.open().train
+    assert isinstance(train, Subset)
+    bad = train.keep[0]
+
+    def broken(self: CachedEpisodes, episode: int, camera: str, frames: np.ndarray) -> torch.Tensor:
+        if episode == bad and 5 in frames:
+            raise DataError("frame 5 is damaged; fetch it again")
+        return read(self, episode, camera, frames)
+
+    monkeypatch.setattr(CachedEpisodes, "pixels", broken)
+    loop = replace(DEBUG.train, samples=160, save_every=4, workers=0, eval_every=100)
+    patient = replace(DEBUG, train=replace(loop, bad_samples="skip", most_bad=1.0))
+    with pytest.raises(DataError, match="frame 5 is damaged"):
+        replace(DEBUG, train=loop).run(tmp_path / "strict")
+    with pytest.raises(Stopped):
+        patient.run(tmp_path / "run", progress=stop_at(9))
+    patient.run(tmp_path / "run", resume=True, report=said.append)
+    patient.run(tmp_path / "whole")
+    listed = (tmp_path / "run" / "bad" / "samples-rank-0.jsonl").read_text()
+    assert listed == (tmp_path / "whole" / "bad" / "samples-rank-0.jsonl").read_text()
+    records = [json.loads(line) for line in listed.splitlines()]
+    assert records
+    assert {record["episode"] for record in records} == {0}
+    assert any("samples could not be read and were replaced, see" in line for line in said)
+    assert files(tmp_path / "run")["metrics.jsonl"] == files(tmp_path / "whole")["metrics.jsonl"]

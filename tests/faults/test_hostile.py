@@ -57,9 +57,8 @@ DOORS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("old", [False, True])
 def test_no_file_of_weights_runs_a_command(tmp_path: Path, door: str, old: bool) -> None:
-    canary = tmp_path / "canary"
+    canary, path = tmp_path / "canary", tmp_path / "weights.pt"
     for name, payload in payloads(canary).items():
-        path = tmp_path / "weights.pt"
         torch.save(payload, path, _use_new_zipfile_serialization=not old)
         with pytest.raises(CheckpointError):
             DOORS[door](path)

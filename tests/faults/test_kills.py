@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.children import Child
 from tests.faults import score
 from tests.train import toy
 
-SETTINGS = {"save_every": 1, "eval_every": 3, "keep": 2, "keep_every": 5}
+SETTINGS: dict[str, Any] = {"save_every": 1, "eval_every": 3, "keep": 2, "keep_every": 5}
 PHASES = (  # where a run of the toy world comes by
     *("look", "forward", "step", "log", "eval", "export"),
     *("save.begin", "save.shard", "save.manifest", "save.renamed", "save.synced"),

@@ -9,6 +9,7 @@ a sample that cannot be read; or another one of its batch stands in for it, alwa
 """
 
 import os
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,6 +87,8 @@ class Loader:
         """
         if self.batch_size % self.ranks:
             raise ConfigError(f"batch_size {self.batch_size} does not divide by {self.ranks} ranks")
+        if self.workers:
+            _allow_files()
         order = _Batches(self, first_step)
         source: Any = iter(
             DataLoader(
@@ -263,6 +266,13 @@ class _Batches(torch.utils.data.Sampler[Plan]):
             yield rows
 
 
+def _allow_files() -> None:
+    """Take as many file handles as this process may: each tensor of a worker needs one."""
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if few < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class _Workers:
     """The processes that read, and what to say when one is gone.
 
@@ -289,10 +299,13 @@ class _Workers:
         except (RuntimeError, OSError) as error:  # how torch tells that a worker is gone
             if not self.processes:
                 raise
-            raise DataError(
-                f"{self._told(error, asked)}; look at them with `saccade data verify`, or use "
-                "fewer --train.workers where memory is short"
-            ) from error
+            mend = (
+                "look at them with `saccade data verify`, or use fewer --train.workers where "
+                "memory is short"
+            )
+            if "open files" in str(error):
+                mend = "allow more open files (ulimit -n 4096), or use fewer --train.workers"
+            raise DataError(f"{self._told(error, asked)}; {mend}") from error
         finally:
             if timer is not None:
                 timer.cancel()
@@ -315,7 +328,8 @@ class _Workers:
             if not process.is_alive()
         ]
         pids = ", ".join(f"pid {process.pid}" for process in self.processes)
-        what = " and ".join(dead) or f"the workers ({pids}) failed ({error})"
+        first = str(error).partition(". ")[0]
+        what = " and ".join(dead) or f"the workers ({pids}) failed ({first})"
         if self.late:
             what = f"the workers ({pids}) gave no batch for {self.timeout:g} s"
         episodes = sorted({int(row[0]) for rows in asked for row in rows})
