@@ -32,7 +32,7 @@ VARIABLE = "SACCADE_FAULTS"
 POINTS = (
     *("start", "open", "look", "wait", "forward", "loss", "gradient", "step", "log", "eval"),
     *("export", "pictures", "read"),
-    *("save.begin", "save.shard", "save.manifest", "save.renamed", "save.synced"),
+    *("sync.put", "save.begin", "save.shard", "save.manifest", "save.renamed", "save.synced"),
     *("keep.before", "keep.after", "write.data", "write.synced", "write.renamed"),
 )
 SIGNALS = {

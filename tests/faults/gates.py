@@ -313,7 +313,12 @@ GATES = (
         "the address, the attempts, the bytes, the next step",
         ("data/remote/test_transfer.py", "data/remote/test_cache.py"),
     ),
-    Gate("D9", "an upload that is cut", "no partial object; the manifest comes last", ()),
+    Gate(
+        "D9",
+        "an upload that is cut, refused, altered on the way; an outage; an empty machine",
+        "cannot copy to s3://lab/run (...); training goes on",
+        ("train/test_sync.py",),
+    ),
     Gate(
         "D10",
         "pickles in data sets",

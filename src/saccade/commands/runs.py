@@ -7,10 +7,12 @@ from pathlib import Path
 
 import tyro
 
+from saccade.commands.common import say
 from saccade.errors import CheckpointError, ConfigError
 from saccade.progress import duration
 from saccade.train import runs
 from saccade.train.runs import RunInfo
+from saccade.train.sync import Sync
 
 COLUMNS = ("run", "state", "steps", "best held-out loss", "checkpoints", "size", "last number")
 
@@ -24,6 +26,7 @@ class List:
     saccade runs verify RUN ...    compare every checkpoint with its checksums
     saccade runs keep RUN STEP     mark a checkpoint as one that is never deleted
     saccade runs prune RUN ...     delete all but the newest, the best and the marked ones
+    saccade runs sync RUN BUCKET   copy a run to a bucket, and compare checksums
 
     Args:
         places: folders with runs in them, at any depth.
@@ -75,6 +78,21 @@ class Prune:
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """Copy a run folder to a bucket, as `saccade train --sync` does, and compare checksums.
+
+    Example: saccade runs sync runs/first s3://lab/runs/first
+
+    Args:
+        run: run folder.
+        bucket: s3://, gs:// or hf:// and a folder.
+    """
+
+    run: tyro.conf.Positional[Path]
+    bucket: tyro.conf.Positional[str]
 
 
 def main(args: list[str]) -> int:
@@ -129,6 +147,15 @@ def prune(args: list[str]) -> int:
     return 0
 
 
+def copy(args: list[str]) -> int:
+    """Copy a run."""
+    command = tyro.cli(Copy, args=args, prog="saccade runs sync")
+    sync = Sync(existing(command.run), command.bucket, note=say)
+    sync.once()
+    print(f"{command.bucket} has all of {command.run}; {sync.copied / 1e6:.1f} MB were new")
+    return 0
+
+
 def existing(run: Path) -> Path:
     """Return a run folder.
 
@@ -161,4 +188,9 @@ def show(rows: list[tuple[str, ...]]) -> None:
         print("  ".join(padded).rstrip())
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"verify": verify, "keep": keep, "prune": prune}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "verify": verify,
+    "keep": keep,
+    "prune": prune,
+    "sync": copy,
+}

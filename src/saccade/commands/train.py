@@ -1,7 +1,10 @@
 """``saccade train``."""
 
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +14,7 @@ import tyro
 
 from saccade.commands.common import list_recipes, load_recipe, replace_folder, say, with_data
 from saccade.config import to_dict
+from saccade.errors import ConfigError, Stopped
 from saccade.experiments import memory
 from saccade.experiments.acting_parts import with_encoder, with_language
 from saccade.experiments.training import Training, count
@@ -18,6 +22,7 @@ from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
 from saccade.train.log import Screen
 from saccade.train.optim import groups
+from saccade.train.sync import Sync, seconds_of
 
 CHOICES = ("no", "yes", "auto")
 
@@ -47,6 +52,12 @@ class Command:
             and uses an older checkpoint where the newest is damaged (for scripts that restart).
         allow_change: settings that may differ from those of the run that is resumed, like
             train.lr, or versions.torch.
+        sync: keep a copy of the run folder in a bucket (s3://, gs:// or hf://), also when the run
+            fails or is told to stop; an empty folder is resumed from there.
+        sync_every: time between copies, like 90s, 10min or 1h.
+        sync_rate: megabytes a second at most, on average; 0 for no limit.
+        shutdown_command: run this when the run has ended (well or not, but not by a signal) and all
+            of it is in the bucket, like "sudo poweroff".
         overwrite: delete the run in the folder first.
         dry_run: show the settings and sizes, of a world model the GPU memory too; do nothing.
     """
@@ -59,6 +70,10 @@ class Command:
     language: Path | None = None
     resume: Literal["no", "yes", "auto"] = "no"
     allow_change: tuple[str, ...] = ()
+    sync: str | None = None
+    sync_every: str = "10min"
+    sync_rate: float = 0.0
+    shutdown_command: str = ""
     overwrite: bool = False
     dry_run: bool = False
 
@@ -89,13 +104,16 @@ def main(args: list[str]) -> int:
         memory.check(training, say)
     if command.overwrite and first_rank:
         replace_folder(command.out, "experiment.json")
-    result = training.run(
-        command.out,
-        resume="auto" if command.resume == "auto" else command.resume == "yes",
-        allow_change=command.allow_change,
-        progress=Screen(sys.stderr) if first_rank else None,
-        report=say,
-    )
+    sync = synced(command, first_rank)
+    with shutting_down(command.shutdown_command if first_rank else "", sync):
+        result = training.run(
+            command.out,
+            resume="auto" if command.resume == "auto" else command.resume == "yes",
+            allow_change=command.allow_change,
+            progress=Screen(sys.stderr) if first_rank else None,
+            report=say,
+            sync=sync,
+        )
     if first_rank:
         scores = result["scores"]
         exports = ", ".join(f"{name}: {command.out / name}" for name in result["exports"])
@@ -105,6 +123,36 @@ def main(args: list[str]) -> int:
             f"{len(result['alarms'])} alarms; {exports}"
         )
     return 0
+
+
+def synced(command: Command, first_rank: bool) -> Sync | None:
+    """Return what keeps the copy in a bucket, on the first rank.
+
+    Raises:
+        ConfigError: a command would shut down a machine whose run is nowhere else.
+    """
+    if command.shutdown_command and command.sync is None:
+        raise ConfigError("--shutdown-command waits for a copy; name its place with --sync")
+    every = seconds_of(command.sync_every)
+    if command.sync is None or not first_rank:
+        return None
+    return Sync(command.out, command.sync, every, command.sync_rate, say)
+
+
+@contextmanager
+def shutting_down(command: str, sync: Sync | None) -> Iterator[None]:
+    """Run a command after the block, if all is safe elsewhere and nobody asked for a stop."""
+    try:
+        yield
+    except Stopped:
+        command = ""
+        raise
+    finally:
+        if command and sync is not None and sync.complete:
+            say(f"all of the run is in {sync.target}; running: {command}")
+            subprocess.run(command, shell=True, check=False)
+        elif command:
+            say(f"not all of the run is in its bucket, so this is not run: {command}")
 
 
 def with_resume(args: list[str]) -> list[str]:

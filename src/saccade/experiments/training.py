@@ -24,6 +24,7 @@ from saccade.train.engine import Resume, Summary, TrainConfig, train
 from saccade.train.evaluate import move
 from saccade.train.log import BadSamples, Progress
 from saccade.train.signals import Stop, stopping
+from saccade.train.sync import Sync
 from saccade.types import Clip, Encoder, Objective
 
 PICTURES = 4
@@ -106,8 +107,11 @@ class Training:
         allow_change: Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
+        sync: Sync | None = None,
     ) -> dict[str, Any]:
         """Train, or resume; leave a run folder and return its ``result.json`` (on rank 0).
+
+        ``sync`` keeps a copy of the folder in a bucket, and fetches what only the bucket has.
 
         Raises:
             ConfigError: settings that cannot work, before anything is opened or written.
@@ -121,6 +125,8 @@ class Training:
             self.train.require_workable(ranks)
             if rank == 0:
                 stack.enter_context(checkpoint.lock(folder))
+                if sync is not None:
+                    stack.enter_context(sync.running(bool(resume)))
             return self._run(folder, rank, ranks, resume, allow_change, progress, report, stop)
 
     def _run(

@@ -9,8 +9,6 @@ Only what is read is fetched, once, and kept in a cache of bounded size:
 Credentials and endpoints are those of the usual tools, see ``remote_stores``.
 """
 
-import hashlib
-import mmap
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -20,13 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from crc32c import crc32c
-
 from saccade.data.files.folder import Folder, natural, visible
 from saccade.data.files.index import cache_folder
 from saccade.data.remote.cache import twins
 from saccade.data.remote.stores import STORES, Store, connect
-from saccade.data.remote.transfer import Address, ChangedError, Item, ask
+from saccade.data.remote.transfer import Address, ChangedError, Item, ask, digest
 from saccade.data.remote.twin import Twin
 from saccade.errors import ConfigError, DataError, SpaceError
 
@@ -231,14 +227,3 @@ class RemoteFolder(Folder):
             # The ETag of an object that is encrypted with a key of its own is no MD5.
         twin.mark_verified()
         return True
-
-
-def digest(algorithm: str, data: bytes | mmap.mmap) -> tuple[str, str]:
-    """Return the checksum of a whole file as a store writes it."""
-    if algorithm == "crc32c":
-        return algorithm, f"{crc32c(data):08x}"
-    if algorithm == "git":
-        header = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
-        header.update(data)
-        return algorithm, header.hexdigest()
-    return algorithm, hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()

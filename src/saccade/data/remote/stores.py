@@ -7,11 +7,14 @@ credentials, access is anonymous. Web servers are asked directly.
 """
 
 import base64
+import hashlib
+import mmap
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -22,6 +25,7 @@ from saccade.data.remote.transfer import (
     Item,
     TransientError,
     ask,
+    digest,
     refusal,
     refuse_page,
     timeout,
@@ -38,6 +42,7 @@ except ImportError as error:
 
 T = TypeVar("T")
 
+PART = 64 * 2**20  # bytes of a part of a large file on its way to S3
 MISTAKES = (TypeError, AttributeError, LookupError, AssertionError)  # of a program, not of a net
 
 
@@ -102,6 +107,31 @@ class Bucket(Store):
         info = self._asked(lambda: self.fs.info(self._full(name)), name)
         return None if info is None or info["type"] != "file" else self.described(info)
 
+    def put(self, files: Mapping[str, Path]) -> None:
+        """Write files; each is there when it is complete, and not before.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        for name, path in files.items():
+            self._asked(lambda p=path, n=name: self._put(p, self._full(n)), name, "written")
+
+    def _put(self, path: Path, full: str) -> None:
+        self.fs.put_file(str(path), full)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files; those that are not there are no error."""
+        for name in names:
+            self._asked(lambda n=name: self.fs.rm_file(self._full(n)), name, "deleted")
+
+    def same(self, path: Path, item: Item) -> bool:
+        """Say whether a file of the store has the content of one here."""
+        if item.size != path.stat().st_size or item.checksum is None:
+            return False
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if item.size else b""
+        return item.checksum == digest(item.checksum[0], data)
+
     def _sorted(
         self, listing: Callable[[], Iterable[dict[str, Any]]], under: str
     ) -> list[tuple[str, Item | None]]:
@@ -118,14 +148,16 @@ class Bucket(Store):
     def _full(self, name: str) -> str:
         return f"{self.root}/{name}".rstrip("/")
 
-    def _asked(self, question: Callable[[], T], name: str) -> T | None:
+    def _asked(self, question: Callable[[], T], name: str, what: str = "fetched") -> T | None:
         """Ask until there is an answer; None if there is no such thing."""
         label = f"{self.label}/{name}".rstrip("/")
-        attempts = Attempts(label)
+        attempts = Attempts(label, what)
         while True:
             try:
                 return question()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if what == "written":
+                    raise refusal(label, 404) from error
                 return None
             except MISTAKES:
                 raise
@@ -166,6 +198,21 @@ class S3(Bucket):
             "config_kwargs": {**waits, "retries": {"max_attempts": 1}},
             "cache_regions": True,  # a bucket answers only in its own region
         }
+
+    def _put(self, path: Path, full: str) -> None:
+        self.fs.put_file(str(path), full, chunksize=PART)
+
+    def same(self, path: Path, item: Item) -> bool:
+        """Compare also what was put in parts, whose ETag is the MD5 of the parts' MD5s."""
+        if item.checksum is not None or item.size != path.stat().st_size:
+            return super().same(path, item)
+        with path.open("rb") as file:
+            parts = [
+                hashlib.md5(part, usedforsecurity=False).digest()
+                for part in iter(lambda: file.read(PART), b"")
+            ]
+        whole = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
+        return item.tag.strip('"') == f"{whole}-{len(parts)}"
 
     def described(self, info: dict[str, Any]) -> Item:
         """Read size and ETag."""
@@ -229,12 +276,46 @@ class HuggingFace(Bucket):
         about = {"repo_type": place.repo_type, "revision": place.revision}
         found = self._asked(lambda: self.fs._api.repo_info(place.repo_id, **about), "")
         kind = "" if place.repo_type == "model" else f"{place.repo_type}s/"
-        commit = found.sha if found else place.revision
-        self.root = f"{kind}{place.repo_id}@{commit}/{place.path_in_repo}".rstrip("/")
+        self.place: Any = place
+        self.commit: str = found.sha if found else place.revision
+        self.root = f"{kind}{place.repo_id}@{self.commit}/{place.path_in_repo}".rstrip("/")
 
     def options(self) -> dict[str, Any]:
         """Leave the token to the package: HF_TOKEN, or what a login stored."""
         return {"endpoint": os.environ.get("HF_ENDPOINT")}
+
+    def put(self, files: Mapping[str, Path]) -> None:
+        """Write files in one commit to the branch; this address then is that commit."""
+        from huggingface_hub import CommitOperationAdd  # needs the extra `remote`
+
+        made = [
+            CommitOperationAdd(path_in_repo=self._inside(name), path_or_fileobj=path)
+            for name, path in files.items()
+        ]
+        self._commit(made, f"saccade: {len(made)} files")
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files in one commit."""
+        from huggingface_hub import CommitOperationDelete  # needs the extra `remote`
+
+        gone = [CommitOperationDelete(path_in_repo=self._inside(name)) for name in names]
+        self._commit(gone, f"saccade: {len(gone)} files deleted")
+
+    def _inside(self, name: str) -> str:
+        return f"{self.place.path_in_repo}/{name}".lstrip("/")
+
+    def _commit(self, operations: Sequence[Any], message: str) -> None:
+        about = {"repo_type": self.place.repo_type, "revision": self.place.revision}
+        made = self._asked(
+            lambda: self.fs._api.create_commit(
+                self.place.repo_id, operations, commit_message=message, **about
+            ),
+            "",
+            "written",
+        )
+        if made is not None:
+            self.root = self.root.replace(self.commit, made.oid, 1)
+            self.commit = made.oid
 
     def described(self, info: dict[str, Any]) -> Item:
         """Read size and hash: SHA-256 of large files, git's SHA-1 of small ones."""

@@ -4,6 +4,8 @@ What may heal (a cut or silent connection, 5xx, 429) is tried again from the byt
 with growing, random pauses; what will not (403, 404, an unknown host) is an error at once.
 """
 
+import hashlib
+import mmap
 import os
 import random
 import re
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from math import inf
+
+from crc32c import crc32c
 
 from saccade.errors import ConfigError, DataError
 
@@ -82,11 +86,12 @@ def timeout() -> float:
 class Attempts:
     """Counts the failures of one request, waits between them and gives up in the end.
 
-    ``label`` is the file; ``progressed`` starts the count anew.
+    ``label`` is the file, ``what`` is to happen to it; ``progressed`` starts the count anew.
     """
 
-    def __init__(self, label: str) -> None:
-        self.label, self.failed, self.begun = label, 0, time.monotonic()
+    def __init__(self, label: str, what: str = "fetched") -> None:
+        self.label, self.what = label, what
+        self.failed, self.begun = 0, time.monotonic()
 
     def progressed(self) -> None:
         """Note that something arrived."""
@@ -105,7 +110,7 @@ class Attempts:
         if self.failed >= ATTEMPTS or spent + pause > ATTEMPTS * timeout():
             times = f"{self.failed} attempt{'s' * (self.failed > 1)}"
             raise DataError(
-                f"{self.label} cannot be fetched: {error} ({times} in {spent:.0f} s, {had}); "
+                f"{self.label} cannot be {self.what}: {error} ({times} in {spent:.0f} s, {had}); "
                 "check the network and run again, what arrived is kept"
             ) from error
         time.sleep(pause)
@@ -313,3 +318,14 @@ def _session(process: int) -> requests.Session:
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
+
+
+def digest(algorithm: str, data: bytes | mmap.mmap) -> tuple[str, str]:
+    """Return the checksum of a whole file as a store writes it."""
+    if algorithm == "crc32c":
+        return algorithm, f"{crc32c(data):08x}"
+    if algorithm == "git":
+        header = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+        header.update(data)
+        return algorithm, header.hexdigest()
+    return algorithm, hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
