@@ -8,7 +8,13 @@ import pytest
 from saccade.config import from_dict
 from saccade.data.lerobot.reader import LeRobotConfig
 from saccade.models.streams import StreamsConfig
+from saccade.train import sync
+from saccade.train.sync import Sync
 from tests.conftest import Outcome, held
+from tests.data.remote.conftest import moto, proxy
+from tests.fixtures.fault_proxy import FaultProxy
+
+__all__ = ["moto", "proxy"]  # fixtures
 
 Saccade = Callable[..., Outcome]
 
@@ -133,3 +139,38 @@ def test_a_missing_base_is_told_before_anything_else(
         assert done.err.startswith("error[4]: there is no world model at models/vjepa2-ac-vitg")
         assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_copied_and_the_machine_turned_off_only_then(
+    saccade: Saccade, tmp_path: Path, moto: Any, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setattr(sync, "PATIENCE", dict.fromkeys(sync.PATIENCE, 1.0))
+    monkeypatch.setenv("SACCADE_REMOTE_TIMEOUT", "0.3")
+    off = tmp_path / "off"
+    told = ("--sync", "s3://robots/run", "--sync-every", "1s", "--shutdown-command", f"touch {off}")
+    run = ("train", "two_stream:debug", "--train.samples", "16")
+    assert saccade(*run, "--out", tmp_path / "a", *told[4:]).code == 2
+    done = saccade(*run, "--out", tmp_path / "a", *told)
+    assert done.code == 0, done.err
+    assert "all of the run is in s3://robots/run; running: touch" in done.err
+    assert off.exists()
+    off.unlink()
+    again = saccade("runs", "sync", tmp_path / "a", "s3://robots/run")
+    assert again.out == f"s3://robots/run has all of {tmp_path / 'a'}; 0.0 MB were new\n"
+    there = ("--sync", "s3://robots/lost", *told[2:])
+
+    def cut(self: Sync, patience: float) -> str:
+        proxy.down = True
+        return finish(self, patience)
+
+    finish = Sync._finish
+    monkeypatch.setattr(Sync, "_finish", cut)
+    lost = saccade(*run, "--out", tmp_path / "b", *there)
+    assert lost.code == 3
+    assert "the run is done and saved in" in lost.err
+    assert "so this is not run: touch" in lost.err
+    assert not off.exists()
+    late = ("--sync", "s3://x/y", "--sync-every", "soon")
+    assert saccade(*run, "--out", tmp_path / "c", *late).code == 2
