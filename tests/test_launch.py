@@ -127,7 +127,7 @@ def test_an_array_is_shards(desk: Desk) -> None:
     assert desk.calls == ["saccade ablate two_stream --shard 3/8"]
     alone = desk.run("slurm_array.sh", "ablate")
     assert alone.returncode != 0
-    assert "submit with sbatch --array=1-N" in alone.stderr
+    assert "submit with sbatch --array=0-N" in alone.stderr
 
 
 def test_a_pod_that_is_evicted_goes_on_elsewhere() -> None:

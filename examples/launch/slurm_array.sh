@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Share work that needs no common step over a job array: reading data, ablations, sweeps.
+# Share work that needs no common step over a job array: reading data, ablations.
 #
-#   sbatch --array=1-8 examples/launch/slurm_array.sh data convert /scratch/droid --out /scratch/small
-#   sbatch --array=1-8 examples/launch/slurm_array.sh ablate two_stream --axes skip --out runs/skip
+#   sbatch --array=0-7 examples/launch/slurm_array.sh data convert /scratch/droid --out /scratch/small
+#   sbatch --array=0-7 examples/launch/slurm_array.sh ablate two_stream --axes skip --out runs/skip
 #
 # Every verb with --shard works so. When all are done, run the same command once without it.
 #
@@ -12,6 +12,6 @@
 #SBATCH --output=slurm-%A-%a.txt
 set -euo pipefail
 
-: "${SLURM_ARRAY_TASK_ID:?submit with sbatch --array=1-N}"
-: "${SLURM_ARRAY_TASK_COUNT:?submit with sbatch --array=1-N}"
+: "${SLURM_ARRAY_TASK_ID:?submit with sbatch --array=0-N}"
+: "${SLURM_ARRAY_TASK_COUNT:?submit with sbatch --array=0-N}"
 exec saccade "$@" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"

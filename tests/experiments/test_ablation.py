@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from saccade.data.passes.shards import Shard
 from saccade.errors import ConfigError, NumericError
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.ablation import FAILED, RECORD, Ablation, ablation_rows, attempt
@@ -143,15 +144,15 @@ def test_shards_are_disjoint_and_make_the_whole(tmp_path: Path) -> None:
     whole = plan.unfinished(plan.comparison(), tmp_path)
     assert len(whole) == 4 * 2
     for count in (1, 2, 3, 4):
-        shards = [plan.unfinished(plan.shard(i + 1, count), tmp_path) for i in range(count)]
+        shards = [plan.unfinished(plan.shard(Shard(i, count)), tmp_path) for i in range(count)]
         assert sum(map(len, shards)) == len(whole)
         assert {name: run for shard in shards for name, run in shard.items()} == whole
         assert [list(s) for s in shards] == [
-            list(plan.unfinished(plan.shard(i + 1, count), tmp_path)) for i in range(count)
+            list(plan.unfinished(plan.shard(Shard(i, count)), tmp_path)) for i in range(count)
         ]
-    for number, count in ((0, 2), (3, 2), (5, 5)):
+    for number, count in ((4, 5), (7, 9)):
         with pytest.raises(ConfigError, match=f"shard {number}/{count} is empty"):
-            plan.shard(number, count)
+            plan.shard(Shard(number, count))
 
 
 def test_what_diverges_or_alarms_is_named_and_the_others_go_on(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from saccade.commands.common import command_line, replace_folder, say, with_data
+from saccade.data.passes.shards import Shard
 from saccade.errors import ConfigError, NumericError
 from saccade.evals.probe import ProbeConfig
 from saccade.experiments.ablation import FAILED, Ablation, Failure, told
@@ -56,7 +57,7 @@ class Command:
         full_grid: every combination of values that has a meaning, not one axis at a time.
         probe: what to ask of the frozen encoders.
         jobs: runs at once; 0 means one per core, or one where there is a GPU.
-        shard: train only a share of the cells, like 1/4 on the first of four machines. When the
+        shard: train only a share of the cells, like 0/4 on the first of four machines. When the
             folders of all are one, the command without --shard draws the table.
         overwrite: delete the folder first.
         list: show the axes of the family and their values, and do nothing.
@@ -97,7 +98,7 @@ def main(args: list[str]) -> int:
     plan = ablation.comparison()
     plan.check()
     if command.shard:
-        plan = ablation.shard(*part(command.shard))
+        plan = ablation.shard(Shard.parse(command.shard))
     if command.dry_run:
         show_plan(ablation, plan, command)
         return 0
@@ -141,18 +142,6 @@ def planned(command: Command) -> Ablation:
         seeds=command.seeds,
         probe=command.probe,
     )
-
-
-def part(text: str) -> tuple[int, int]:
-    """Read ``1/4``.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal()):
-        raise ConfigError(f"shard {text!r} is not of the form 1/4, the first of four shares")
-    return int(number), int(count)
 
 
 def list_axes(family: str) -> None:

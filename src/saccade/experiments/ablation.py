@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saccade.checkpoint import write_atomic
+from saccade.data.passes.shards import Shard
 from saccade.errors import ConfigError, NumericError
 from saccade.evals.probe import ProbeConfig
 from saccade.evals.statistics import holm
@@ -107,20 +108,20 @@ class Ablation:
             probe=self.probe,
         )
 
-    def shard(self, number: int, count: int) -> Comparison:
-        """Return every ``count``-th method, from ``number`` (1-based) on.
+    def shard(self, share: Shard) -> Comparison:
+        """Return a share of the methods.
 
         Raises:
-            ConfigError: there is no such shard, or nothing in it.
+            ConfigError: there is nothing in it.
         """
         whole = self.comparison()
-        chosen = whole.methods[number - 1 :: count] if 1 <= number <= count else ()
+        chosen = share.of(whole.methods)
         if not chosen:
             raise ConfigError(
-                f"shard {number}/{count} is empty; {len(whole.methods)} bases and cells make "
-                f"shards 1/n to n/n, with n at most {len(whole.methods)}"
+                f"shard {share.index}/{share.count} is empty; {len(whole.methods)} bases and cells "
+                f"make at most as many shards"
             )
-        return replace(whole, methods=chosen)
+        return replace(whole, methods=tuple(chosen))
 
     def unfinished(self, plan: Comparison, folder: Path) -> dict[str, tuple[Training, Path]]:
         """Return the runs of a plan that have neither a result nor a note of their failure.
