@@ -21,6 +21,7 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
   data       formats, inspect, verify, stats, convert, split, cache: what to do before training
   train      RECIPE -> a run folder with an exported encoder, world model or policy
   runs       list runs: state, progress, best, size; verify, keep and prune checkpoints
+  watch      a run in the terminal: progress, curves, speed, alarms
   probe      exported encoders -> what they know about motion, beside the floors
   compare    RECIPE ... -> equal budgets, probes, floors, intervals, one report
   ablate     a method without one part or with another value, cell by cell -> one table
@@ -40,7 +41,7 @@ Exit codes: 0 done, 2 usage or settings, 3 data, 4 checkpoint, 5 no space, 6 not
 7 out of memory, 8 folder busy, 75 stopped and resumable, 130 interrupted."""
 
 VERBS = (
-    *("doctor", "collect", "data", "train", "runs", "probe", "compare", "ablate", "sweep"),
+    *("doctor", "collect", "data", "train", "runs", "watch", "probe", "compare", "ablate", "sweep"),
     *("evaluate", "serve", "energy", "plan", "export", "report", "demo"),
 )
 OUT_OF_MEMORY, INTERRUPTED = 7, 130

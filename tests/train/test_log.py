@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 from typing import TextIO
@@ -7,7 +6,7 @@ import pytest
 import torch
 
 from saccade.errors import SpaceError
-from saccade.train.log import JsonLines, Log, Meter, Progress, Screen, line, truncate
+from saccade.train.log import JsonLines, Meter, Progress, Screen, line, truncate
 
 
 def test_truncating_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
@@ -75,26 +74,6 @@ def test_a_file_gets_plain_lines(tmp_path: Path) -> None:
     assert first.startswith("step 1/3")
     assert last.startswith("step 3/3")
     assert note == "look"
-
-
-def test_tensorboard_failing_is_told_once_and_metrics_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    log = Log(tmp_path, tmp_path / "board", told.append)
-    assert log.board is not None
-
-    def fail(*args: object) -> None:
-        raise OSError("no space")
-
-    log.metrics({"step": 1, "loss": 0.5})
-    monkeypatch.setattr(log.board.writer, "add_scalar", fail)
-    for step in (2, 3):
-        log.metrics({"step": step, "loss": 0.5})
-    log.close()
-    assert len(told) == 1
-    records = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(record)["step"] for record in records] == [1, 2, 3]
 
 
 def test_memory_is_measured_in_megabytes() -> None:

@@ -16,7 +16,7 @@ def weights(run_dir: Path, step: int) -> Mapping[str, torch.Tensor]:
     return checkpoint.read(checkpoint.folder_of(run_dir, step)).objective
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
 
 

@@ -9,7 +9,7 @@ from saccade.errors import ConfigError
 FREE_TO_CHANGE = (
     *("workers", "prefetch", "data_timeout", "rank_timeout", "bad_samples", "most_bad"),
     *("on_nan", "most_skipped", "spike", "layout", "replicas", "checkpoint_activations"),
-    *("save_every", "save_async", "keep", "keep_every", "device", "tensorboard"),
+    *("save_every", "save_async", "keep", "keep_every", "device", "boards"),
 )
 COUNTS = (
     *("samples", "batch_size", "accumulate", "prefetch", "replicas"),
@@ -64,7 +64,7 @@ class TrainConfig:
         keep_every: steps between checkpoints that are kept for ever; 0 keeps none so
         seed: of weights, data order and noise
         device: auto takes a GPU if there is one
-        tensorboard: write the metrics for TensorBoard too
+        boards: where else the metrics are shown
     """
 
     samples: int = 100_000
@@ -102,7 +102,7 @@ class TrainConfig:
     keep_every: int = 0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    tensorboard: bool = False
+    boards: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
 
     @property
     def steps(self) -> int:

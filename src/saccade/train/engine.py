@@ -233,8 +233,7 @@ def versions() -> dict[str, str]:
 
 
 def _start_log(run: Run, stack: ExitStack) -> None:
-    board = run.folder / "tensorboard" if run.config.tensorboard else None
-    run.log = Log(run.folder, board, warn=lambda note: run.show(note=note))
+    run.log = Log(run.folder, run.config.boards, warn=lambda note: run.show(note=note))
     stack.callback(run.log.close)
 
 

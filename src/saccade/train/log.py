@@ -18,9 +18,8 @@ from typing import Any, TextIO
 import torch
 
 from saccade.checkpoint import write_atomic
-from saccade.errors import ConfigError, SpaceError
-
-Record = Mapping[str, int | float]
+from saccade.errors import SpaceError
+from saccade.train.boards import Boards, Name, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +66,17 @@ class JsonLines:
 
 
 class Log:
-    """The files of one run: metrics, timing and, where asked for, TensorBoard."""
+    """The files of one run, metrics and timing, and what else shows its metrics."""
 
-    def __init__(self, folder: Path, board: Path | None, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, boards: tuple[Name, ...], warn: Callable[[str], None]) -> None:
         self.lines = JsonLines(folder / "metrics.jsonl")
         self.clock = JsonLines(folder / "timing.jsonl")
-        self.board = TensorBoard(board, warn) if board is not None else None
+        self.boards = Boards(boards, folder, warn)
 
     def metrics(self, record: Record) -> None:
         """Write what depends on the seed and the step only."""
         self.lines.write(record)
-        if self.board is not None:
-            self.board.write(record)
+        self.boards.write(record)
 
     def timing(self, record: Record) -> None:
         """Write what depends on the clock or the machine."""
@@ -90,9 +88,8 @@ class Log:
 
     def close(self) -> None:
         """Close every file."""
-        for writer in (self.lines, self.clock, self.board):
-            if writer is not None:
-                writer.close()
+        for writer in (self.lines, self.clock, self.boards):
+            writer.close()
 
 
 def truncate(path: Path, last_step: int) -> None:
@@ -118,38 +115,6 @@ class BadSamples:
         self.count += 1
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-
-
-class TensorBoard:
-    """The metrics again, for TensorBoard; when it fails it says so once and is left alone."""
-
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # an extra, imported when asked for
-        except ImportError as error:
-            raise ConfigError(
-                "tensorboard is not installed; pip install 'saccade[log]' or drop "
-                "--train.tensorboard (metrics.jsonl is always written)"
-            ) from error
-        self.warn, self.writer = warn, SummaryWriter(str(folder))
-
-    def write(self, record: Record) -> None:
-        """Add one record of ``metrics.jsonl``."""
-        if self.writer is None:
-            return
-        try:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self.writer.add_scalar(name, value, int(record["step"]))
-            self.writer.flush()
-        except (OSError, RuntimeError) as error:
-            self.writer = None
-            self.warn(f"TensorBoard stopped ({error}); metrics.jsonl goes on")
-
-    def close(self) -> None:
-        """Close the event file."""
-        if self.writer is not None:
-            self.writer.close()
 
 
 class Meter:

@@ -31,7 +31,7 @@ PATIENCE = {"done": 1800.0, "failed": 120.0, "stopped": 20.0}  # seconds for the
 LONGEST_PAUSE = 60.0
 UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "hours": 3600, "": 1}
 GROWING = ".jsonl"  # lines are added to these
-TEMPORARY = re.compile(r"(^|/)\.|\.tmp-|(^|/)tensorboard/")
+LEFT_HERE = re.compile(r"(^|/)\.|\.tmp-|^(tensorboard|wandb)/")  # unfinished, or sent elsewhere
 
 
 def seconds_of(text: str) -> float:
@@ -164,7 +164,7 @@ class Sync:
         brought = [final.name for final in folders if self._intact(final, bring, there)]
         if not brought:
             raise CheckpointError(f"no checkpoint in {self.target} is intact; train anew elsewhere")
-        rest = [n for n in there if not n.startswith("checkpoints/") and not TEMPORARY.search(n)]
+        rest = [n for n in there if not n.startswith("checkpoints/") and not LEFT_HERE.search(n)]
         bring(rest, self.run_dir)
         self.note(f"fetched {', '.join(brought)} and {len(rest)} files from {self.target}")
         for name, path in self._files().items():
@@ -199,7 +199,7 @@ class Sync:
 
         def mine(name: str) -> bool:
             whole = not name.startswith("checkpoints/") or name.startswith(tuple(steps))
-            return whole and not TEMPORARY.search(name)
+            return whole and not LEFT_HERE.search(name)
 
         names = sorted(filter(mine, found), key=lambda name: (_rank(name), name))
         return {name: found[name] for name in names}
