@@ -27,6 +27,7 @@ from saccade.train import alarms, checkpoint
 from saccade.train.alarms import Alarm
 from saccade.train.checkpoint import Checkpoint
 from saccade.train.config import TrainConfig
+from saccade.train.cost import flops_per_sample
 from saccade.train.distributed import Ranks, join
 from saccade.train.evaluate import CutShortError, autocast, evaluate, move, part
 from saccade.train.layout import spread
@@ -150,6 +151,7 @@ def train(
         ranks.on_main(lambda: _start_log(run, stack))
         with laid.whole() as plain:
             ranks.on_main(lambda: _ring(run, *_look(run, plain, "warning")))
+            ranks.on_main(lambda: _count(run, plain))
         with stop.deferred():
             _loop(run, data)
         stop.state = f"all {config.steps} steps are done and saved in {run_dir}; resume to finish"
@@ -309,13 +311,25 @@ def _look(
 ) -> tuple[list[Alarm], dict[str, float]]:
     """Look for what can be seen before any training, with the numbers behind it."""
     sabotage.at("look", step=run.step)
-    config, ranks = run.config, run.ranks
-    slice_of_a_step = max(1, config.batch_size // ranks.world // config.accumulate)
-    samples = min(ALARM_SAMPLES, slice_of_a_step)  # no more memory than a step takes
-    clip = move(part(run.held_out[0], 0, samples), ranks.device)
-    with autocast(config.precision, ranks.device):
+    clip = _few(run)
+    with autocast(run.config.precision, run.ranks.device):
         dead, numbers = alarms.dead_gradients(objective, clip, severity)
         return alarms.leak(objective, clip) + dead, numbers
+
+
+def _few(run: Run) -> Clip:
+    """Return a few held-out samples, which take no more memory than a step does."""
+    a_slice = max(1, run.config.batch_size // run.ranks.world // run.config.accumulate)
+    return move(part(run.held_out[0], 0, min(ALARM_SAMPLES, a_slice)), run.ranks.device)
+
+
+def _count(run: Run, objective: Objective) -> None:
+    """Learn what a sample costs; what is compiled hides it."""
+    if run.config.compile:
+        return
+    clip = _few(run)
+    with autocast(run.config.precision, run.ranks.device):
+        run.meter.flops_per_sample = flops_per_sample(objective, clip)
 
 
 def _ring(run: Run, found: list[Alarm], numbers: Mapping[str, float]) -> None:

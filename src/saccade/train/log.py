@@ -122,6 +122,7 @@ class Meter:
 
     def __init__(self, batch_size: int, window: int) -> None:
         self.batch_size = batch_size
+        self.flops_per_sample = 0.0  # where it is known
         self.steps: deque[tuple[float, float]] = deque(maxlen=window)  # seconds, of them waiting
         self.seconds, self.count, self.began = 0.0, 0, time.monotonic()
 
@@ -150,8 +151,10 @@ class Meter:
 
     def record(self, device: torch.device) -> dict[str, float]:
         """Return what ``timing.jsonl`` keeps of this moment."""
+        rate = self.samples_per_second
         return {
-            "samples_per_second": self.samples_per_second,
+            "samples_per_second": rate,
+            "teraflops": rate * self.flops_per_sample / 1e12,
             "data_wait": self.data_wait,
             "peak_memory_mb": peak_memory_mb(device),
             "seconds": time.monotonic() - self.began,  # of this process, all included
