@@ -286,3 +286,12 @@ def test_world_model(world_model: ModuleType, capsys: pytest.CaptureFixture) -> 
         assert line["apart"] < 0.05 * line["spread"]
     assert taken["plan_seconds"] > taken["landscape_seconds"] > 0
     assert 0 < taken["share_of_matmul"] < 1
+
+
+def test_reliability() -> None:
+    small = ("--recipe", "two_stream:debug", "--batch-size", "8", "--steps", "20", "--rounds", "1")
+    found = run("reliability.py", *small)
+    assert found["step_seconds"] > 0
+    assert found["checkpoint_megabytes"] > 1
+    assert 0 < found["share_of_fault_points"] < 0.02
+    assert 0 <= found["data_wait"] < 1

@@ -1,4 +1,4 @@
-"""Every recipe's debug form in one process and in two, each network whole or sharded."""
+"""Every recipe's debug form in one process and in two, whole or sharded, and stopped on the way."""
 
 import importlib
 import json
@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
+from saccade import sabotage
 from saccade.commands.common import load_recipe, recipes
-from saccade.errors import ConfigError
+from saccade.errors import ConfigError, Stopped
 from saccade.experiments.training import Training
 from saccade.train.config import TrainConfig
 from saccade.train.distributed import join
 from tests.train import toy
 
 DEBUG = sorted(name for name in recipes() if "debug" in name)
-WORLDS = {"one": (1, "ddp"), "ddp": (2, "ddp"), "fsdp": (2, "fsdp")}
+WORLDS = {"one": (1, "ddp"), "ddp": (2, "ddp"), "fsdp": (2, "fsdp"), "stopped": (1, "ddp")}
 STEPS = 2
 LOOSE = {"vjepa2_ac:debug": 0.05}  # dropout of adapters is drawn by each rank for itself
 
@@ -49,7 +50,12 @@ def run_all(rank: int, world: int, port: int, layout: str, place: Path) -> None:
     def work() -> None:
         with join("cpu"):
             for name in DEBUG:
-                quick(name, layout).run(place / name)
+                if place.name == "stopped":
+                    os.environ[sabotage.VARIABLE] = "step:term@step=1"
+                    with pytest.raises(Stopped):
+                        quick(name, layout).run(place / name)
+                    del os.environ[sabotage.VARIABLE]
+                quick(name, layout).run(place / name, resume="auto")
 
     toy.exit_as_told(work, place / f"error-{rank}.txt")
 
@@ -89,6 +95,17 @@ def test_two_processes_train_every_recipe_like_one(tmp_path: Path) -> None:
             for key, value in one.items():
                 where = (name, world, key)
                 assert two[key] == pytest.approx(value, rel=LOOSE.get(name, 1e-4)), where
+        assert left(places["stopped"] / name) == left(places["one"] / name), name
+
+
+def left(run_dir: Path) -> dict[str, bytes]:
+    """Return what a run leaves, but for times: the same bits, stopped and resumed or not."""
+    return {
+        str(path.relative_to(run_dir)): path.read_bytes()
+        for path in sorted(run_dir.rglob("*"))
+        if path.is_file() and path.name not in ("timing.jsonl", "result.json", ".lock")
+        if "step-00000001" not in str(path)
+    }
 
 
 def numbers(run_dir: Path) -> dict[str, Any]:
