@@ -92,15 +92,20 @@ def test_the_settings_in_the_folder_repeat_the_run(debug_run: Path, tmp_path: Pa
         assert again[name] == first[name], name
 
 
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 1), (1, 0)])
 def test_a_run_that_was_stopped_and_resumed_equals_the_whole(
-    debug_run: Path, tmp_path: Path
+    quick_workers: None, debug_run: Path, tmp_path: Path, before: int, after: int
 ) -> None:
+    """With other numbers of workers, too."""
+    first, second = (
+        replace(DEBUG, train=replace(DEBUG.train, workers=count)) for count in (before, after)
+    )
     with pytest.raises(Stopped, match="3 of 4 steps") as caught:
-        DEBUG.run(tmp_path, progress=stop_at(3))
+        first.run(tmp_path, progress=stop_at(3))
     assert caught.value.exit_code == 75
     assert not (tmp_path / "result.json").exists()
-    DEBUG.run(tmp_path, resume=True)
-    for name in ("experiment.json", "metrics.jsonl", "encoder/model.safetensors"):
+    second.run(tmp_path, resume=True)
+    for name in ("metrics.jsonl", "encoder/model.safetensors"):
         assert files(tmp_path)[name] == files(debug_run)[name], name
 
 
