@@ -350,6 +350,7 @@ GATES = (
         (
             "commands/test_train.py::test_a_wrong_option_ends_before_anything_is_written",
             "train/test_config.py::test_all_mistakes_are_told_at_once",
+            "commands/test_recipe_file.py",
             "test_config.py::test_an_unknown_field_is_an_error_with_a_hint",
             "data/test_formats.py::test_wrong_options_are_refused",
             "test_cli.py::test_an_unknown_verb_lists_those_there_are",

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import saccade.recipes
+from saccade.commands import recipe_file
 from saccade.config import Config
 from saccade.data.episodes import Episodes
 from saccade.data.formats import configure
@@ -34,11 +35,13 @@ def say(text: str) -> None:
 
 
 def load_recipe(name: str) -> Training:
-    """Call ``MODULE:FUNCTION``: one of ours, or of any module on the path.
+    """Call ``MODULE:FUNCTION``, one of ours or of any module on the path; or read a file.
 
     Raises:
-        ConfigError: there is no such recipe; it lists those there are.
+        ConfigError: there is no such recipe; it lists those there are. Or the file is wrong.
     """
+    if name.endswith(recipe_file.SUFFIXES):
+        return recipe_file.read(Path(name), load_recipe)
     module, _, function = name.partition(":")
     ours = {info.name for info in pkgutil.iter_modules(saccade.recipes.__path__)}
     path = f"saccade.recipes.{module}" if module in ours else module

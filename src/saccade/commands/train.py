@@ -82,7 +82,8 @@ def main(args: list[str]) -> int:
     """Train, or list the recipes where none is named."""
     if not args or args[0].startswith("-"):
         print("usage: saccade train RECIPE --out FOLDER [--data PATH] [--FIELD VALUE ...]")
-        print("       saccade train RECIPE --help lists every field")
+        print("       saccade train RECIPE --help lists every field; RECIPE may be a file: YAML or")
+        print("       JSON with a recipe and changes, or a run's experiment.json")
         print("Example: saccade train two_stream:strong_tiny --data data/metaworld --out runs/a\n")
         list_recipes()
         return 0 if args and args[0] in ("-h", "--help") else 2
