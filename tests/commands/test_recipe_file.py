@@ -30,7 +30,7 @@ def test_a_recipe_and_changes(tmp_path: Path, suffix: str) -> None:
     )
     expected = replace(
         DEBUG,
-        train=replace(DEBUG.train, lr=1, betas=(0.8, 0.9)),
+        train=replace(DEBUG.train, lr=1.0, betas=(0.8, 0.9)),
         window=replace(DEBUG.window, max_gap=2),
     )
     assert load_recipe(str(path)) == expected

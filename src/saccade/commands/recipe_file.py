@@ -72,7 +72,8 @@ def _overlay(record: dict[str, Any], changes: dict[str, Any], under: str) -> Ite
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds[0] in (int, float)):
             yield f"{name} is {value!r:.60}, expected {words}, like {old!s:.60}"
             continue
-        record[key] = float(value) if isinstance(old, float) else value
+        number: Any = value
+        record[key] = float(number) if isinstance(old, float) else value
 
 
 def _parsed(path: Path) -> dict[str, Any]:
