@@ -206,3 +206,13 @@ def test_bad_samples_are_listed_and_the_run_goes_on(
     assert {record["episode"] for record in records} == {0}
     assert any("samples could not be read and were replaced, see" in line for line in said)
     assert files(tmp_path / "run")["metrics.jsonl"] == files(tmp_path / "whole")["metrics.jsonl"]
+
+
+def test_pictures_on_the_way_change_no_number(tmp_path: Path, debug_run: Path) -> None:
+    replace(DEBUG, train=replace(DEBUG.train, pictures_every=2)).run(tmp_path)
+    last = {path.name for path in (debug_run / "pictures").glob("*.png")}
+    for step in (2, 4):
+        found = tmp_path / "pictures" / f"step-{step:08d}"
+        assert {path.name for path in found.glob("*.png")} == last
+    assert files(tmp_path)["metrics.jsonl"] == files(debug_run)["metrics.jsonl"]
+    assert not (debug_run / "pictures" / "step-00000002").exists()

@@ -173,6 +173,12 @@ class Training:
         }
         if rank == 0:
             keep_settings(record, folder)
+        moving = most_moving(held_out, PICTURES)
+
+        def show(objective: Objective, step: int) -> None:
+            shown = pictures(objective, moving, next(objective.parameters()).device)
+            save_pictures(shown, folder / "pictures" / f"step-{step:08d}")
+
         summary = train(
             objective,
             loader,
@@ -185,6 +191,7 @@ class Training:
             progress=progress,
             card=self.card(objective, parts),
             stop=stop,
+            show=show,
         )
         if bad.count:
             report(f"{bad.count} samples could not be read and were replaced, see {bad.path}")
@@ -194,7 +201,7 @@ class Training:
         objective = summary.objective
         device = next(objective.parameters()).device
         sabotage.at("pictures")
-        shown = pictures(objective, most_moving(held_out, PICTURES), device)
+        shown = pictures(objective, moving, device)
         save_pictures(shown, folder / "pictures")
         result = self.result(objective, held_out, summary) | {
             "pictures": {name: f"pictures/{name}.png" for name in shown}

@@ -9,13 +9,13 @@ from saccade.errors import ConfigError
 FREE_TO_CHANGE = (
     *("workers", "prefetch", "data_timeout", "rank_timeout", "bad_samples", "most_bad"),
     *("on_nan", "most_skipped", "spike", "layout", "replicas", "checkpoint_activations"),
-    *("save_every", "save_async", "keep", "keep_every", "device", "boards"),
+    *("save_every", "save_async", "keep", "keep_every", "device", "boards", "pictures_every"),
 )
 COUNTS = (
     *("samples", "batch_size", "accumulate", "prefetch", "replicas"),
     *("log_every", "eval_every", "save_every", "keep"),
 )
-NOT_NEGATIVE = ("seed", "data_timeout", "most_skipped", "spike", "keep_every")
+NOT_NEGATIVE = ("seed", "data_timeout", "most_skipped", "spike", "keep_every", "pictures_every")
 POSITIVE = ("lr", "grad_clip", "rank_timeout")
 
 
@@ -58,6 +58,7 @@ class TrainConfig:
         rank_timeout: seconds to wait for another process before it is taken for lost
         log_every: steps between records of the training loss
         eval_every: steps between scores on the held-out clips
+        pictures_every: steps between pictures of what is predicted; 0 makes them at the end only
         save_every: steps between checkpoints; one is also written at every best score
         save_async: write checkpoints beside training, from a copy in the processor's memory
         keep: newest checkpoints to keep, beside the best
@@ -96,6 +97,7 @@ class TrainConfig:
     rank_timeout: float = 600.0
     log_every: int = 10
     eval_every: int = 200
+    pictures_every: int = 0
     save_every: int = 500
     save_async: bool = True
     keep: int = 2

@@ -90,6 +90,7 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     card: str = "",
     stop: Stop | None = None,
+    show: Callable[[Objective, int], None] | None = None,
 ) -> Summary:
     """Minimise an objective and leave a run folder.
 
@@ -97,7 +98,7 @@ def train(
     config: the objective's config, the data's fingerprint. ``card`` is the exports' model card.
     ``allow_change`` names fields of both that may differ. With ``resume="auto"`` an older
     checkpoint will do where the newest is damaged. ``stop`` handles signals, where the caller
-    does already.
+    does already. ``show`` is given whole networks and the step, every ``config.pictures_every``.
 
     Raises:
         ConfigError: settings that cannot work, or a folder that holds a run, without ``resume``.
@@ -153,7 +154,7 @@ def train(
             ranks.on_main(lambda: _ring(run, *_look(run, plain, "warning")))
             ranks.on_main(lambda: _count(run, plain))
         with stop.deferred():
-            _loop(run, data)
+            _loop(run, data, show or (lambda *_: None))
         stop.state = f"all {config.steps} steps are done and saved in {run_dir}; resume to finish"
         if run.scores is None:  # all steps were done before
             _evaluate(run)
@@ -239,7 +240,7 @@ def _start_log(run: Run, stack: ExitStack) -> None:
     stack.callback(run.log.close)
 
 
-def _loop(run: Run, data: Batches) -> None:
+def _loop(run: Run, data: Batches, show: Callable[[Objective, int], None]) -> None:
     config, ranks = run.config, run.ranks
     run.spread.model.train()
     batches = data.batches(run.step)
@@ -257,6 +258,9 @@ def _loop(run: Run, data: Batches) -> None:
         run.meter.add(time.perf_counter() - began, waited)
         run.show(result.loss if result else None)
         _settle(run, averaged(run, result) if result and run.due(config.log_every) else {})
+        if config.pictures_every and run.step % config.pictures_every == 0:
+            with run.spread.whole() as plain, alarms.looking(plain):
+                ranks.on_main(lambda: show(plain, run.step))
     run.obey()
     run.settle()
 
