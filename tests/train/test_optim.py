@@ -1,4 +1,6 @@
+import copy
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from saccade.train.optim import (
     load_moments,
     moment_bytes,
     moments,
+    set_rate,
 )
 
 
@@ -111,6 +114,32 @@ def large() -> nn.Module:
     return nn.Sequential(nn.Linear(100, 70), nn.Linear(70, 3))  # 7000 numbers, and 210
 
 
+KINDS = ("adamw8bit", "adamw8bit_torchao")
+
+
+@pytest.fixture(autouse=True)
+def no_compiler() -> Iterator[None]:
+    """torchao compiles for half a minute what is as right without."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def test_torchao_s_moments_are_codes_too() -> None:
+    torch.manual_seed(0)
+    model, exact = (nn.Sequential(nn.Linear(128, 64), nn.Linear(64, 3)) for _ in range(2))
+    exact.load_state_dict(model.state_dict())
+    start = weights(model)
+    state = moments(model, stepped(model, "adamw8bit_torchao"))
+    stepped(exact)
+    assert state["0.weight.codes1"].dtype == torch.uint8
+    assert state["0.weight.scale2"].shape == (32,)
+    assert state["1.weight.exp_avg"].dtype == torch.float32
+    kept = sum(v.nbytes for k, v in state.items() if k.startswith("0.weight") and "step" not in k)
+    assert kept == moment_bytes(128 * 64, "adamw8bit_torchao") < 0.3 * moment_bytes(128 * 64)
+    one, other = ((weights(m) - start).norm() for m in (model, exact))
+    assert one == pytest.approx(float(other), rel=0.02)
+
+
 def test_eight_bits_take_a_quarter_of_the_memory_and_steps_of_nearly_the_same_size() -> None:
     model, exact = large(), large()
     start = weights(model)
@@ -128,17 +157,21 @@ def test_eight_bits_take_a_quarter_of_the_memory_and_steps_of_nearly_the_same_si
     assert one == pytest.approx(float(other), rel=0.02)
 
 
-def test_training_in_eight_bits_goes_on_as_if_it_had_never_stopped() -> None:
-    whole, half = large(), large()
-    optimizer = adamw(whole, 1e-2, 0.1, (0.9, 0.95), "adamw8bit")
-    stepping = adamw(half, 1e-2, 0.1, (0.9, 0.95), "adamw8bit")
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_in_eight_bits_goes_on_as_if_it_had_never_stopped(kind: str) -> None:
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(100, 64), nn.Linear(64, 3))
+    half = copy.deepcopy(whole)
+    optimizer = adamw(whole, 1e-2, 0.1, (0.9, 0.95), kind)
+    stepping = adamw(half, 1e-2, 0.1, (0.9, 0.95), kind)
     for step in range(6):
         if step == 3:
             saved = {name: value.clone() for name, value in moments(half, stepping).items()}
-            stepping = adamw(half, 1e-2, 0.1, (0.9, 0.95), "adamw8bit")
+            stepping = adamw(half, 1e-2, 0.1, (0.9, 0.95), kind)
             load_moments(half, stepping, saved, "here")
         for model, its in ((whole, optimizer), (half, stepping)):
             torch.manual_seed(step)
+            set_rate(its, 1e-2 / (step + 1))
             its.zero_grad()
             model(torch.randn(4, 100)).square().sum().backward()
             its.step()
@@ -156,7 +189,12 @@ def test_moments_of_the_other_kind_are_refused() -> None:
         load_moments(model, adamw(model, 1e-2, 0.1, (0.9, 0.95), "adamw8bit"), saved, "here")
 
 
-def test_without_the_library_eight_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+@pytest.mark.parametrize(
+    ("kind", "module"), [("adamw8bit", "bitsandbytes"), ("adamw8bit_torchao", "torchao.optim")]
+)
+def test_without_the_library_eight_bits_are_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=r"saccade\[finetune\]"):
-        adamw(nn.Linear(2, 2), 1e-2, 0.1, (0.9, 0.95), "adamw8bit")
+        adamw(nn.Linear(2, 2), 1e-2, 0.1, (0.9, 0.95), kind)

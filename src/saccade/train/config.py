@@ -34,7 +34,8 @@ class TrainConfig:
         schedule: how the rate falls: by half a ``cosine`` from the end of the warm-up on; or
             ``wsd`` (warm-up, stable, decay), flat and then linearly; or not: ``constant``
         cooldown: share of the steps in which the rate falls, in ``wsd``
-        optimizer: ``adamw8bit`` keeps the moments of large parameters in 8 bits, by bitsandbytes
+        optimizer: ``adamw8bit`` keeps the moments of large parameters in 8 bits, by bitsandbytes;
+            ``adamw8bit_torchao`` by torchao, which compiles a kernel for each shape first
         weight_decay: of the weights of layers; biases, norms and tokens are never decayed
         betas: of AdamW
         grad_clip: largest norm of the gradient
@@ -77,7 +78,7 @@ class TrainConfig:
     warmup: float = 0.05
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     cooldown: float = 0.05
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "adamw8bit_torchao"] = "adamw"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0

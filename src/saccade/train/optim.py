@@ -13,7 +13,9 @@ WSD, as V-JEPA 2-AC was trained: Hu et al., 2024, https://arxiv.org/abs/2404.063
 8-bit moments in blocks: Dettmers et al., 2021, https://arxiv.org/abs/2110.02861
 """
 
+import logging
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +26,7 @@ from saccade.errors import CheckpointError, ConfigError
 from saccade.train.layout import share
 
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # numbers: smaller parameters keep 32 bits
+MOMENTS = {"1": "exp_avg", "2": "exp_avg_sq"}  # by the number that ends a slot's name
 
 
 def learning_rate(
@@ -89,12 +92,23 @@ def adamw(
     """Build the optimizer of every parameter that learns.
 
     Raises:
-        ConfigError: ``kind`` is ``adamw8bit`` and bitsandbytes is not installed.
+        ConfigError: ``kind`` needs a package that is not installed.
     """
     made = groups(module, weight_decay)
+    if kind == "adamw8bit_torchao":
+        return _torchao().AdamW8bit(made, lr=lr, betas=betas)
     if kind == "adamw8bit":
         return _bitsandbytes().optim.AdamW8bit(made, lr=lr, betas=betas)
     return torch.optim.AdamW(made, lr=lr, betas=betas, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups; torchao keeps it as a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -103,7 +117,7 @@ def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     Where parameters are sharded so are their moments.
     """
     return {
-        f"{name}.{slot}": torch.as_tensor(state[slot])
+        f"{name}.{slot}": torch.as_tensor(_piece(state, slot))
         for name, parameter in module.named_parameters()
         if (state := optimizer.state.get(parameter))
         for slot in _slots(optimizer, parameter)
@@ -141,6 +155,9 @@ def load_moments(
     if eight_bit(optimizer):
         _fill(optimizer, state)
         return
+    if in_codes(optimizer):
+        _fill_codes(optimizer, state)
+        return
     position = {p: i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
     numbered = {
         position[p]: {
@@ -158,16 +175,26 @@ def eight_bit(optimizer: torch.optim.Optimizer) -> bool:
     return type(optimizer).__module__.startswith("bitsandbytes.")
 
 
+def in_codes(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer is that of ``kind="adamw8bit_torchao"``."""
+    return type(optimizer).__module__.startswith("torchao.")
+
+
 def moment_bytes(count: int, kind: str = "adamw") -> int:
     """Return the memory that the moments of a parameter of ``count`` numbers take."""
-    if kind == "adamw8bit" and count >= EIGHT_BIT_FROM:
+    if kind == "adamw8bit_torchao" and count % EIGHT_BIT_BLOCK:
+        return 8 * count
+    if kind.startswith("adamw8bit") and count >= EIGHT_BIT_FROM:
         return 2 * count + 2 * 4 * _blocks(count)
     return 8 * count
 
 
 def _slots(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, torch.Size]:
     """Return what an optimizer keeps for a parameter, without what is the same for all."""
-    one, same = torch.Size(), parameter.shape
+    one, same, count = torch.Size(), parameter.shape, parameter.numel()
+    if in_codes(optimizer) and count >= EIGHT_BIT_FROM and not count % EIGHT_BIT_BLOCK:
+        scales = torch.Size([count // EIGHT_BIT_BLOCK])
+        return {"codes1": same, "codes2": same, "scale1": scales, "scale2": scales, "step": one}
     if not eight_bit(optimizer):
         return {"exp_avg": same, "exp_avg_sq": same, "step": one}
     slots = {"state1": same, "state2": same, "step": one}
@@ -193,6 +220,41 @@ def _fill(optimizer: Any, state: Mapping[nn.Parameter, Mapping[str, Tensor]]) ->
                         own[slot] = int(value)
                     else:
                         own[slot].copy_(value)
+
+
+def _piece(state: Mapping[str, Any], slot: str) -> Any:
+    """Return what an optimizer keeps in a slot; torchao's moments are codes and scales."""
+    if slot in state:
+        return state[slot]
+    return getattr(state[MOMENTS[slot[-1]]], slot[:-1])
+
+
+def _fill_codes(optimizer: Any, state: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
+    """Let torchao lay out its state, then copy the saved one into it."""
+    for parameter, slots in state.items():
+        own = optimizer.state[parameter]
+        for i, (number, name) in enumerate(MOMENTS.items()):
+            own[name] = optimizer._new_buffer(parameter, signed=i == 0)
+            if name in slots:
+                own[name].copy_(slots[name])
+            else:
+                own[name].codes.copy_(slots[f"codes{number}"])
+                own[name].scale.copy_(slots[f"scale{number}"])
+        own["step"] = slots["step"].clone()
+
+
+def _torchao() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torchao").setLevel(logging.ERROR)  # of kernels for other machines
+            import torchao.optim as torchao  # an extra: it takes seconds to import
+    except ImportError as error:
+        raise ConfigError(
+            "optimizer adamw8bit_torchao needs torchao: pip install 'saccade[finetune]', or train "
+            "with --train.optimizer adamw8bit or adamw"
+        ) from error
+    return torchao
 
 
 def _bitsandbytes() -> Any:

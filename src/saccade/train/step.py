@@ -12,7 +12,7 @@ from saccade import sabotage
 from saccade.train import trouble
 from saccade.train.evaluate import autocast, part
 from saccade.train.layout import whole
-from saccade.train.optim import learning_rate
+from saccade.train.optim import learning_rate, set_rate
 from saccade.train.run import Run
 from saccade.types import Clip
 
@@ -76,8 +76,7 @@ def update(run: Run, clip: Clip) -> Result | None:
         schedule=config.schedule,
         cooldown=config.cooldown,
     )
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(run.optimizer, rate)
     run.optimizer.step()
     run.optimizer.zero_grad()
     run.objective.after_step(number)
