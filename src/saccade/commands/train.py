@@ -20,8 +20,9 @@ from saccade.experiments.acting_parts import with_encoder, with_language
 from saccade.experiments.training import Training, count
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
+from saccade.train.layout import kept_elsewhere
 from saccade.train.log import Screen
-from saccade.train.optim import groups
+from saccade.train.optim import groups, moment_bytes
 from saccade.train.sync import Sync, seconds_of
 
 CHOICES = ("no", "yes", "auto")
@@ -180,6 +181,15 @@ def describe(training: Training) -> None:
         f"weight decay {decay['weight_decay']:g} on {count(decay['params']):,} of them, in "
         f"{len(decay['params'])} matrices; none on {count(rest['params']):,}, in "
         f"{len(rest['params'])} biases, norms, embeddings and tokens"
+    )
+    elsewhere, train = kept_elsewhere(objective), training.train
+    moments = [
+        moment_bytes(p.numel(), train.optimizer) for p in (*decay["params"], *rest["params"])
+    ]
+    size = sum(p.nbytes for p in objective.parameters() if p not in elsewhere) + sum(moments)
+    print(
+        f"a checkpoint takes {size / 1e6:,.1f} MB of disk; {train.keep + 2} of them are there at "
+        "most at once, the best and one that is being written included"
     )
     if isinstance(training, WorldModelTraining):
         print(memory.table(memory.describe(training)))
