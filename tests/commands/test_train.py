@@ -91,6 +91,15 @@ def test_a_dry_run_shows_sizes_and_writes_nothing(
     assert sorted(cache.iterdir()) == before
 
 
+def test_a_dry_run_says_what_a_checkpoint_takes(
+    saccade: Saccade, tmp_path: Path, debug_run: Path
+) -> None:
+    done = saccade("train", "two_stream:debug", "--out", tmp_path, "--dry-run")
+    told = float(done.out.rpartition("a checkpoint takes ")[2].partition(" MB")[0])
+    files = (debug_run / "checkpoints" / "step-00000004").glob("*.safetensors")
+    assert told == pytest.approx(sum(path.stat().st_size for path in files) / 1e6, rel=0.03)
+
+
 def test_a_run_is_resumed_or_replaced_only_when_told(saccade: Saccade, tmp_path: Path) -> None:
     command = ["train", "single_stream:debug", "--train.samples", 8, "--out", tmp_path / "run"]
     assert saccade(*command).code == 0

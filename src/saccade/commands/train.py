@@ -183,10 +183,9 @@ def describe(training: Training) -> None:
         f"{len(rest['params'])} biases, norms, embeddings and tokens"
     )
     elsewhere, train = kept_elsewhere(objective), training.train
-    moments = [
-        moment_bytes(p.numel(), train.optimizer) for p in (*decay["params"], *rest["params"])
-    ]
-    size = sum(p.nbytes for p in objective.parameters() if p not in elsewhere) + sum(moments)
+    learned = (*decay["params"], *rest["params"])
+    size = sum(p.nbytes for p in objective.parameters() if p not in elsewhere)
+    size += sum(moment_bytes(p.numel(), train.optimizer) for p in learned)
     print(
         f"a checkpoint takes {size / 1e6:,.1f} MB of disk; {train.keep + 2} of them are there at "
         "most at once, the best and one that is being written included"
