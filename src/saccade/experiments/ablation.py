@@ -35,7 +35,9 @@ RECORD = "ablation.json"  # beside the results: cells, alarms, and what diverged
 MEASURED = ("a", "b", "difference", "low", "high", "p", "p_holm")  # the rest says what was asked
 ABOUT = (
     "Differences are cell minus base on the same held-out episodes, with 95 % intervals that are "
-    "not corrected; p is corrected by Holm over the cells of one base and one question. Held-out "
+    "not corrected and resample episodes and training seeds; p, corrected by Holm over the cells "
+    "of one base and one question, exchanges episodes only: where the interval holds 0 and p is "
+    "small, these seeds differ, and other seeds may not. Held-out "
     "losses of cells are not comparable: masks, gaps and inputs differ."
 )
 
