@@ -1,4 +1,5 @@
 import copy
+import importlib.util
 import sys
 from collections.abc import Iterator
 
@@ -114,7 +115,9 @@ def large() -> nn.Module:
     return nn.Sequential(nn.Linear(100, 70), nn.Linear(70, 3))  # 7000 numbers, and 210
 
 
-KINDS = ("adamw8bit", "adamw8bit_torchao")
+HAS_TORCHAO = importlib.util.find_spec("torchao") is not None
+torchao = pytest.mark.skipif(not HAS_TORCHAO, reason="torchao is not installed, as in CI")
+KINDS = ("adamw8bit", pytest.param("adamw8bit_torchao", marks=torchao))
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +127,7 @@ def no_compiler() -> Iterator[None]:
         yield
 
 
+@torchao
 def test_torchao_s_moments_are_codes_too() -> None:
     torch.manual_seed(0)
     model, exact = (nn.Sequential(nn.Linear(128, 64), nn.Linear(64, 3)) for _ in range(2))
@@ -190,11 +194,12 @@ def test_moments_of_the_other_kind_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "module"), [("adamw8bit", "bitsandbytes"), ("adamw8bit_torchao", "torchao.optim")]
+    ("kind", "module", "extra"),
+    [("adamw8bit", "bitsandbytes", "finetune"), ("adamw8bit_torchao", "torchao.optim", "torchao")],
 )
 def test_without_the_library_eight_bits_are_refused(
-    monkeypatch: pytest.MonkeyPatch, kind: str, module: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=r"saccade\[finetune\]"):
+    with pytest.raises(ConfigError, match=rf"saccade\[{extra}\]"):
         adamw(nn.Linear(2, 2), 1e-2, 0.1, (0.9, 0.95), kind)

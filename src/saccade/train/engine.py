@@ -224,6 +224,7 @@ def _open(run: Run, data: Batches, saved: Checkpoint | None, notes: list[str]) -
                 "round differently"
             )
     unfinished = run.ranks.on_main(lambda: checkpoint.tidy(run.folder))
+    run.ranks.on_main(run.prune)  # which a kill may have kept from happening
     for note in [*(f"ignored incomplete {name}" for name in unfinished), *notes]:
         run.show(note=note)
     last = run.step if saved else -1

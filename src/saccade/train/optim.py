@@ -251,7 +251,7 @@ def _torchao() -> Any:
             import torchao.optim as torchao  # an extra: it takes seconds to import
     except ImportError as error:
         raise ConfigError(
-            "optimizer adamw8bit_torchao needs torchao: pip install 'saccade[finetune]', or train "
+            "optimizer adamw8bit_torchao needs torchao: pip install 'saccade[torchao]', or train "
             "with --train.optimizer adamw8bit or adamw"
         ) from error
     return torchao

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +112,14 @@ class Run:
             "identity": self.identity,
         }
 
-        step, protected = self.step, {self.step, self.best_step}
+        step = self.step
+        prune = partial(self.prune, {self.step, self.best_step})
         ranks = self.ranks.beside if spread.sharded else checkpoint.ALONE
 
         def export() -> None:
             if best and whole is not None:
                 sabotage.at("export", step=step)
                 whole.save_exports(self.folder / "best", self.card, step)
-
-        def prune() -> None:
-            checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, protected)
 
         def write() -> None:
             ranks.on_main(export)
@@ -135,6 +134,11 @@ class Run:
                 self.saver.begin(write)
 
         self.ranks.together(begin)
+
+    def prune(self, protected: set[int] | None = None) -> None:
+        """Delete the checkpoints that nobody needs any more; of now where no steps are given."""
+        mine = {self.step, self.best_step} if protected is None else protected
+        checkpoint.prune(self.folder, self.config.keep, self.config.keep_every, mine)
 
     def settle(self) -> None:
         """Wait until what is being written is on the disk. All together.
