@@ -13,6 +13,7 @@ WSD, as V-JEPA 2-AC was trained: Hu et al., 2024, https://arxiv.org/abs/2404.063
 8-bit moments in blocks: Dettmers et al., 2021, https://arxiv.org/abs/2110.02861
 """
 
+import importlib
 import logging
 import math
 import warnings
@@ -248,13 +249,12 @@ def _torchao() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("torchao").setLevel(logging.ERROR)  # of kernels for other machines
-            import torchao.optim as torchao  # an extra: it takes seconds to import
+            return importlib.import_module("torchao.optim")  # an extra
     except ImportError as error:
         raise ConfigError(
             "optimizer adamw8bit_torchao needs torchao: pip install 'saccade[torchao]', or train "
             "with --train.optimizer adamw8bit or adamw"
         ) from error
-    return torchao
 
 
 def _bitsandbytes() -> Any:
