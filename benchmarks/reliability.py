@@ -24,6 +24,7 @@ from timing import emit
 
 from saccade import sabotage
 from saccade.commands.common import load_recipe
+from saccade.data.synthetic import SyntheticConfig
 from saccade.experiments.training import Training
 from saccade.train.config import TrainConfig
 from saccade.train.log import Progress
@@ -86,7 +87,9 @@ def main(options: Options) -> None:
         keep=1,
         device="cpu",
     )
-    recipe = replace(recipe, train=loop, eval_samples=options.batch_size)
+    toy = SyntheticConfig(episodes=20, length=40, image_size=64)
+    source = replace(recipe.source, episodes=toy, camera="front")
+    recipe = replace(recipe, train=loop, source=source, eval_samples=options.batch_size)
     first, shuffler = options.steps // 10, random.Random(0)
     timed: dict[str, list[float]] = {name: [] for name in variants(options.every)}
     with tempfile.TemporaryDirectory() as place:
