@@ -29,6 +29,7 @@ from saccade.experiments.source import Report
 from saccade.experiments.training import Training
 from saccade.train.engine import Resume
 from saccade.train.log import Progress
+from saccade.train.sync import Sync
 
 FAILED = "failed.json"  # in a run's folder: why it has no result
 RECORD = "ablation.json"  # beside the results: cells, alarms, and what diverged
@@ -62,12 +63,18 @@ class Attempt(Training):
         allow_change: Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
+        sync: Sync | None = None,
     ) -> dict[str, Any]:
         """Train; return nothing where a number was not finite."""
         plain = Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
         try:
             return plain.run(
-                folder, resume=resume, allow_change=allow_change, progress=progress, report=report
+                folder,
+                resume=resume,
+                allow_change=allow_change,
+                progress=progress,
+                report=report,
+                sync=sync,
             )
         except NumericError as error:
             sys.stderr.write(f"{folder}: {error}; the other cells go on\n")

@@ -34,6 +34,7 @@ from saccade.objectives.imitation import Imitation
 from saccade.objectives.temporal_jepa import TemporalJepa, TemporalJepaConfig
 from saccade.train.engine import Resume
 from saccade.train.log import Progress
+from saccade.train.sync import Sync
 from saccade.types import Contract, Objective
 
 SMALLEST_STD = 1e-6
@@ -266,15 +267,23 @@ class StateTraining(ActingTraining):
         allow_change: Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
         report: Report = lambda _: None,
+        sync: Sync | None = None,
     ) -> dict[str, Any]:
         """Train, or resume; ``result.json`` says under ``phase_1`` whether phase 2 may begin."""
         result = super().run(
-            folder, resume=resume, allow_change=allow_change, progress=progress, report=report
+            folder,
+            resume=resume,
+            allow_change=allow_change,
+            progress=progress,
+            report=report,
+            sync=sync,
         )
         if result:
             lines = (folder / "metrics.jsonl").read_text().splitlines()
             result["phase_1"] = phase_1_verdict([json.loads(line) for line in lines])
             write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
+            if sync is not None:
+                sync.once()
             against = "; ".join(result["phase_1"]["reasons"])
             report(f"phase 1 is not ready: {against}" if against else "phase 1 is ready")
         return result
