@@ -97,7 +97,7 @@ def test_what_diverged_is_listed_at_the_end_with_its_code(
     assert finished(tmp_path) == before
     assert "training" not in done.err
     assert re.search(r"mask_ratio +│ 0\.9 +│ [+-]", done.out)  # the others have their table
-    assert "p is corrected by Holm" in done.out
+    assert "p, corrected by Holm" in " ".join(done.out.split())
     assert f"report: {tmp_path / 'report.html'}" in done.out
     assert (tmp_path / "report.html").is_file()
     results = json.loads((tmp_path / "results.json").read_text())

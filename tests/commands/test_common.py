@@ -52,7 +52,7 @@ def test_a_recipe_is_found_by_name(plugin: str) -> None:
         "",
         ":",
         ".:x",
-        "runs/a.yaml",
+        "runs/a",
         "no.such:x",
     ],
 )

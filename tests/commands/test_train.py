@@ -97,7 +97,7 @@ def test_a_dry_run_says_what_a_checkpoint_takes(
     done = saccade("train", "two_stream:debug", "--out", tmp_path, "--dry-run")
     told = float(done.out.rpartition("a checkpoint takes ")[2].partition(" MB")[0])
     files = (debug_run / "checkpoints" / "step-00000004").glob("*.safetensors")
-    assert told == pytest.approx(sum(path.stat().st_size for path in files) / 1e6, rel=0.03)
+    assert told == pytest.approx(sum(path.stat().st_size for path in files) / 1e6, rel=0.05)
 
 
 def test_a_run_is_resumed_or_replaced_only_when_told(saccade: Saccade, tmp_path: Path) -> None:
