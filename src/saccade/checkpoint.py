@@ -101,14 +101,15 @@ def save_model(
     preprocessing: Mapping[str, Any],
     card: str = "",
     origin: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model so that ``load_model`` needs nothing but the folder.
 
     ``origin`` says where weights that were not trained here come from; it is kept beside them.
+    ``weights`` are written in place of the model's own, such as merged ones.
     """
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
+    state = model.state_dict() if weights is None else weights
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     write_weights(folder, weights)
     write_atomic(folder / CARD, card)
     record = {"model": to_dict(config), "preprocessing": dict(preprocessing)}

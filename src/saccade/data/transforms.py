@@ -205,6 +205,8 @@ class Augment:
 
     def __call__(self, clip: Clip, episodes: Episodes, camera: str) -> Clip:
         """Return the sample as its key says it should look."""
+        if not (self.margin or self.jitter or self.flip):
+            return clip
         rng = np.random.default_rng(int(clip["key"]) % 2**63)
         place, tones, mirrored = rng.random(2), rng.random(3), rng.random() < self.flip
         video = clip["video"]

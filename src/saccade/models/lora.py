@@ -9,7 +9,7 @@ The folder opens with ``peft.PeftModel.from_pretrained`` as well.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ from saccade.errors import CheckpointError, ConfigError
 
 PREFIX = "base_model.model."  # of peft's files
 NAME = "default"  # of the one adapter in a network
+ALL_LINEAR = "all-linear"  # every linear map but a language model's last
+LAST = "lm_head"
 WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "saccade.json"
 
 
@@ -36,7 +38,9 @@ class LoraConfig:
         alpha: of the scale.
         rslora: divide alpha by the square root of the rank instead of the rank.
         dropout: of an adapter's input, in training.
-        targets: last parts of the names of the maps, in every block.
+        targets: last parts of the names of the maps, in every block; ``all-linear`` are all of
+            them but the last one of a language model.
+        start: how ``A`` is drawn: ``uniform`` as peft does, or ``gaussian`` of deviation 1 / rank.
     """
 
     rank: int = 16
@@ -44,33 +48,30 @@ class LoraConfig:
     rslora: bool = True
     dropout: float = 0.05
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    start: Literal["uniform", "gaussian"] = "uniform"
 
 
-def add_lora(network: nn.Module, config: LoraConfig) -> list[str]:
+def add_lora(network: nn.Module, config: LoraConfig, skipped: Collection[str] = ()) -> list[str]:
     """Put adapters into a network, freeze the rest of it, and return the names of the maps.
 
-    The network computes what it did before: ``B`` is zero.
+    The network computes what it did before: ``B`` is zero. ``skipped`` are submodules that get no
+    adapters where the targets are all linear maps, for example because nothing uses them.
 
     Raises:
         ConfigError: a target names no linear map, or there are adapters already.
     """
     if adapters(network):
         raise ConfigError("the network has adapters already; merge or remove them first")
-    kinds: dict[str, set[bool]] = {}
-    for name, part in network.named_modules():
-        kinds.setdefault(name.rpartition(".")[2], set()).add(isinstance(part, nn.Linear))
-    known = sorted(name for name, linear in kinds.items() if linear == {True})
-    lost = sorted(set(config.targets) - set(known))
-    if lost or not config.targets:
-        raise ConfigError(f"no linear map is named {lost or 'so'}; those there are: {known}")
+    targets = _targets(network, config.targets, skipped)
     peft = _peft()
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         use_rslora=config.rslora,
         lora_dropout=config.dropout,
-        target_modules=list(config.targets),
+        target_modules=targets,
         bias="none",
+        init_lora_weights="gaussian" if config.start == "gaussian" else True,
     )
     network.requires_grad_(False)
     peft.inject_adapter_in_model(settings, network, adapter_name=NAME)
@@ -78,6 +79,52 @@ def add_lora(network: nn.Module, config: LoraConfig) -> list[str]:
     if any(value.any() for value in second if not value.is_meta):
         raise ConfigError("fresh adapters would change the network; use another version of peft")
     return sorted(adapters(network))
+
+
+def _targets(network: nn.Module, wanted: tuple[str, ...], skipped: Collection[str]) -> list[str]:
+    """Return the names that peft looks for: last parts, or whole ones.
+
+    Raises:
+        ConfigError: one of them names no linear map.
+    """
+    parts = dict(network.named_modules())
+    if wanted == (ALL_LINEAR,):
+        left = tuple(f"{name}." for name in skipped)
+        found = [
+            name
+            for name, part in parts.items()
+            if isinstance(part, nn.Linear)
+            and name.rpartition(".")[2] != LAST
+            and not f"{name}.".startswith(left)
+        ]
+        if not found or "" in found:
+            raise ConfigError("there is no linear map inside to be adapted")
+        return found
+    kinds: dict[str, set[bool]] = {}
+    for name, part in parts.items():
+        kinds.setdefault(name.rpartition(".")[2], set()).add(isinstance(part, nn.Linear))
+    known = sorted(name for name, linear in kinds.items() if linear == {True})
+    lost = sorted(set(wanted) - set(known))
+    if lost or not wanted:
+        raise ConfigError(f"no linear map is named {lost or 'so'}; those there are: {known}")
+    return list(wanted)
+
+
+def merged_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights with adapters added to them, by the names of the plain network.
+
+    The network itself stays as it is.
+    """
+    state = {
+        name.replace(".base_layer.", "."): value.detach()
+        for name, value in network.state_dict().items()
+        if not is_adapter(name)
+    }
+    for name, layer in adapters(network).items():
+        weight = layer.get_base_layer().weight.detach()
+        update = layer.get_delta_weight(NAME).detach()
+        state[f"{name}.weight"] = (weight.float() + update.float()).to(weight.dtype)
+    return state
 
 
 def adapters(network: nn.Module) -> dict[str, Any]:
@@ -147,6 +194,7 @@ def write_lora(
         "bias": "none",
         "base_model_name_or_path": None,
         "inference_mode": True,
+        "init_lora_weights": "gaussian" if config.start == "gaussian" else True,
     }
     ours = {"base": base, "lora": asdict(config), "tensors": len(weights), **record}
     write_atomic(folder / WEIGHTS, save(dict(weights), {"format": "pt"}))

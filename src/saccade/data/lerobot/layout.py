@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -79,7 +80,12 @@ class Layout:
             if f"{prefix}/{name}" in self.places:
                 more[name] = int(self.places[f"{prefix}/{name}"][episode])
         more |= {"episode_index": index, "episode_chunk": index // self.chunks_size}
-        return locate(self.root, self.templates[template], more)
+        return _located(self.root, self.templates[template], tuple(more.items()))
+
+
+@lru_cache(4096)  # every sample asks, and a regular expression and a path take their time
+def _located(root: str, template: str, values: tuple[tuple[str, Any], ...]) -> str:
+    return locate(root, template, dict(values))
 
 
 def load_info(folder: Folder) -> dict[str, Any]:

@@ -1,0 +1,225 @@
+"""Published models as policies, and small ones of the same kind, in the same files.
+
+    PublishedOpenVlaConfig(folder=...)   any OpenVLA of the hub, its weights mapped into memory
+    small_openvla(folder, texts)         towers, language model and tokenizer of a few layers, fresh
+
+A small one has every part and every file that the large one has, and goes through the same code:
+what works with it works with the large one, given the memory.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from saccade.checkpoint import CONFIG, load_weights, write_atomic, write_weights
+from saccade.config import Config
+from saccade.errors import CheckpointError
+from saccade.models.policies.policy import LIBERO_ACTIONS
+from saccade.vla import published
+from saccade.vla.action_tokens import published_bounds
+from saccade.vla.eyes import EyesConfig, ProjectorConfig
+from saccade.vla.openvla import OpenVla, OpenVlaConfig
+from saccade.vla.pixels import PixelsConfig
+from saccade.vla.prompts import EXTRA, TOKENIZER, PromptsConfig, pack, packed, small_tokenizer
+from saccade.vla.towers import PublishedTowerConfig
+
+OURS = ("bounds.", "frequency", "reference")  # tensors of a policy that no published file has
+INITIALISERS = (
+    *("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
+    *("xavier_uniform_", "kaiming_uniform_"),
+)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedOpenVlaConfig(Config[OpenVla]):
+    """An OpenVLA on this machine.
+
+    Args:
+        folder: as ``vla/published.py`` says, for example openvla/openvla-7b of the hub.
+        statistics: the data set whose range of actions it answers in; empty takes the only one,
+            and where there are several, leaves it to fine-tuning to set.
+        tokenizer: another folder that has the tokenizer, where ``folder`` has none.
+        frame: side of the frames that are recorded, in pixels.
+        dtype: of the weights; auto leaves them as the files have them.
+    """
+
+    folder: Path
+    statistics: str = ""
+    tokenizer: Path | None = None
+    frame: int = 256
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def build(self) -> OpenVla:
+        """Load the model; every tensor of the files is accounted for.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or a tensor missing, left over, or of
+                another shape.
+            ConfigError: there are no such statistics.
+        """
+        found = published.read_folder(self.folder)
+        llama = found.family == "llama"
+        size = found.eyes.towers[0]
+        assert isinstance(size, PublishedTowerConfig)
+        names = LIBERO_ACTIONS
+        bounds = None
+        if self.statistics or len(found.statistics) == 1:
+            bounds = published_bounds(found.statistics, self.statistics)
+            if len(bounds["low"]) != len(names):
+                names = tuple(f"action_{i}" for i in range(len(bounds["low"])))
+        config = OpenVlaConfig(
+            eyes=found.eyes,
+            family=found.family,
+            language=json.dumps(found.language),
+            prompts=PromptsConfig(
+                tokenizer=packed(self.tokenizer or self.folder),
+                style=found.family,
+                rows=found.language["vocab_size"],
+                padding=found.padding,
+                extra=0 if llama else EXTRA,
+            ),
+            pixels=PixelsConfig(frame=self.frame, size=size.image_size),
+            action_names=names,
+        )
+        with uninitialised():
+            policy = config.build()
+        fill(policy, found.weights, str(self.folder))
+        if bounds is not None:
+            policy.bounds.set(**bounds)
+        if self.dtype != "auto":
+            policy.eyes.to(DTYPES[self.dtype])
+            policy.language.to(DTYPES[self.dtype])
+        return policy
+
+
+def fill(policy: OpenVla, weights: dict[str, torch.Tensor], source: str) -> None:
+    """Give a model the tensors of files, all of them, in the files' dtype.
+
+    Raises:
+        CheckpointError: one is missing, left over, or of another shape, or two that are one in
+            the model differ.
+    """
+    table, last = "language.model.embed_tokens.weight", "language.lm_head.weight"
+    tied = policy.language.config.tie_word_embeddings
+    if tied and last in weights and not weights[last].equal(weights[table]):
+        raise CheckpointError(
+            f"{source}: the language model's first and last tables are one in its settings, and "
+            "differ in its weights; fetch the folder again"
+        )
+    own = {k: v for k, v in policy.state_dict().items() if k.startswith(OURS)}
+    if tied and table in weights:
+        own[last] = weights[table]
+    load_weights(policy, own | weights, source, assign=True)
+    policy.language.tie_weights()
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Construct networks without drawing their weights, which are about to be replaced."""
+    before = {name: getattr(nn.init, name) for name in INITIALISERS}
+    try:
+        for name in INITIALISERS:
+            setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(nn.init, name, function)
+
+
+def small_openvla(
+    folder: Path,
+    texts: Sequence[str],
+    *,
+    family: Literal["llama", "qwen2"] = "llama",
+    dim: int = 64,
+    depth: int = 2,
+    patch: int = 14,
+    image_size: int = 56,
+    seed: int = 0,
+) -> None:
+    """Write a small OpenVLA with fresh weights, in the layout of the hub.
+
+    Args:
+        folder: to write to.
+        texts: instructions that its tokenizer learns its words from.
+        family: of the language model.
+        dim: width of towers and language model.
+        depth: of the language model; towers have one block more, whose last nothing reads.
+        patch: side of a patch, in pixels.
+        image_size: side of what the towers see, in pixels.
+        seed: of the weights.
+    """
+    shape: dict[str, Any] = {"depth": depth + 1, "heads": max(1, dim // published.HEAD_WIDTH)}
+    shape |= {"hidden": 4 * dim, "patch": patch, "image_size": image_size, "dim": dim}
+    towers = (
+        PublishedTowerConfig(kind="dinov2", **shape),
+        PublishedTowerConfig(kind="siglip", **shape),
+    )
+    eyes = EyesConfig(towers=towers, projector=ProjectorConfig(source=2 * dim, target=dim, depth=3))
+    llama = family == "llama"
+    tokenizer = small_tokenizer(texts, family)
+    text = {
+        "model_type": family,
+        "vocab_size": 32064 if llama else 1024,
+        "hidden_size": dim,
+        "intermediate_size": 3 * dim,
+        "num_hidden_layers": depth,
+        "num_attention_heads": max(1, dim // published.HEAD_WIDTH),
+        "num_key_value_heads": max(1, dim // published.HEAD_WIDTH),
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": not llama,
+    }
+    config = OpenVlaConfig(
+        eyes=eyes,
+        family=family,
+        language=json.dumps(text),
+        prompts=PromptsConfig(
+            tokenizer=pack(tokenizer),
+            style=family,
+            rows=text["vocab_size"],
+            padding=64 if llama else -1,
+            extra=0 if llama else EXTRA,
+        ),
+        pixels=PixelsConfig(frame=image_size, size=image_size),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = config.build()
+    settings = {
+        "model_type": "openvla",
+        "architectures": ["OpenVLAForActionPrediction"],
+        "timm_model_ids": ["small_reg4_dinov2.fresh", "small_siglip.fresh"],
+        "use_fused_vision_backbone": True,
+        "image_sizes": [image_size, image_size],
+        "image_resize_strategy": "resize-naive",
+        "n_action_bins": config.bins,
+        "text_config": text,
+        "pad_to_multiple_of": 64 if llama else -1,
+        "norm_stats": {},
+    }
+    weights = published.published_weights(policy.state_dict(), policy.config.eyes)
+    if not llama:
+        del weights["language_model.lm_head.weight"]  # the first table is the last
+    write_weights(folder, weights)
+    write_atomic(folder / TOKENIZER, tokenizer)
+    write_atomic(folder / CONFIG, json.dumps(settings, indent=2) + "\n")
+
+
+def tokenizer_text(config: PromptsConfig) -> str:
+    """Return the text of the ``tokenizer.json`` that a config keeps."""
+    return zlib.decompress(base64.b64decode(config.tokenizer)).decode()
+
+
+def without_weights(config: OpenVlaConfig, **change: Any) -> OpenVlaConfig:
+    """Return a config with some fields changed."""
+    return replace(config, **change)
