@@ -65,6 +65,7 @@ MODES = {
     "export": ("Lora", "Convert"),
     "evaluate": ("Rollouts", "Offline", "Compare", "Power"),
     "runs": ("List", "Verify", "Keep", "Prune"),
+    "vla": ("Swap",),
 }
 COMMANDS = [
     (verb, name)

@@ -30,6 +30,7 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
   evaluate   success rates of policies in LIBERO or Meta-World, with intervals and floors
   serve      a policy over a websocket, in openpi's protocol
   plan       search actions with a world model: offline error, closed loop, calibration
+  vla        swap the eyes of an OpenVLA for an encoder of ours
   export     lora RUN -> adapters alone, to share; convert official weights
   report     rebuild report.html from results.json
   demo       collect, pretrain three ways, probe and report; minutes on two CPU cores
@@ -42,7 +43,7 @@ Exit codes: 0 done, 2 usage or settings, 3 data, 4 checkpoint, 5 no space, 6 not
 
 VERBS = (
     *("doctor", "collect", "data", "train", "runs", "watch", "probe", "compare", "ablate", "sweep"),
-    *("evaluate", "serve", "energy", "plan", "export", "report", "demo"),
+    *("evaluate", "serve", "energy", "plan", "vla", "export", "report", "demo"),
 )
 OUT_OF_MEMORY, INTERRUPTED = 7, 130
 ELSEWHERE, SPACE = (2, "give a place that may be written"), (5, "free some space and run again")

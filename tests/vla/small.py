@@ -6,17 +6,18 @@ import torch
 
 from saccade.models.vit import ViTConfig
 from saccade.types import Clip, Contract
-from saccade.vla.loading import PublishedOpenVlaConfig, small_openvla
+from saccade.vla.loading import PublishedOpenVlaConfig, SmallOpenVlaConfig, write_published
 from saccade.vla.openvla import OpenVla
 
-TEXTS = ["open the drawer", "close the door", "push the red button"]
+TEXTS = ("open the drawer", "close the door", "push the red button")
 SIDE = 28
 OURS = ViTConfig(image_size=32, num_frames=2, tubelet=2, patch=8, dim=48, depth=1, heads=2)
 
 
 def base(folder: Path, **options: object) -> Path:
     settings: dict = {"dim": 32, "depth": 1, "patch": 14, "image_size": SIDE, **options}
-    small_openvla(folder, TEXTS, **settings)
+    torch.manual_seed(0)
+    write_published(SmallOpenVlaConfig(texts=TEXTS, **settings).build(), folder)
     return folder
 
 

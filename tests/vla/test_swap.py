@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.vla.small import OURS, SIDE, clip, policy
 
 from saccade.errors import ConfigError, DataError
 from saccade.types import Policy
 from saccade.vla.openvla import OpenVla
 from saccade.vla.swap import Mode, SwapConfig, fit_adapter, swap
+from tests.vla.small import OURS, SIDE, clip, policy
 
 
 def pictures(count: int = 30, seed: int = 0) -> list[torch.Tensor]:
@@ -32,7 +32,8 @@ def test_add_changes_no_bit_at_first(tmp_path: Path) -> None:
     for part in ("towers", "projector", "language"):
         assert found.digests()[part] == digests[part]
     branch = found.eyes.branch
-    assert branch is not None and branch.tower.grid == found.eyes.grid == 2
+    assert branch is not None
+    assert branch.tower.grid == found.eyes.grid == 2
     with torch.no_grad():
         branch.map.weight += 0.1
     assert not logits(found).equal(before)
@@ -73,11 +74,14 @@ def test_replace_one_starts_better_than_a_random_adapter(tmp_path: Path) -> None
     old = found.eyes.towers[0]
     before = found.digests()
     fit = swap(found, SwapConfig(mode="replace_one", encoder=OURS), pictures(60))
-    assert fit is not None and fit.pictures == 60 and fit.held_out == 12
+    assert fit is not None
+    assert fit.pictures == 60
+    assert fit.held_out == 12
     after = found.digests()
     for part in ("projector", "language"):
         assert after[part] == before[part]
-    ours, (batch,) = found.eyes.towers[0], pictures(10, seed=1)
+    ours: Any = found.eyes.towers[0]
+    (batch,) = pictures(10, seed=1)
     with torch.no_grad():
         fitted = (ours(batch) - old(batch)).square().mean()
         torch.manual_seed(0)
@@ -144,7 +148,8 @@ def test_a_swapped_policy_is_saved_and_loaded_whole(
 
 def test_a_clip_encoder_sees_motion_only_with_a_history(tmp_path: Path) -> None:
     sample = clip(history=2)
-    for frames, moves in (("repeat", False), ("history", True)):
+    kinds: Any = (("repeat", False), ("history", True))
+    for frames, moves in kinds:
         found = policy(tmp_path / frames)
         swap(found, SwapConfig(mode="replace", encoder=OURS, frames=frames))
         other = {**sample, "video": sample["video"].clone()}

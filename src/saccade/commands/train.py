@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +18,7 @@ from saccade.errors import ConfigError, Stopped
 from saccade.experiments import memory
 from saccade.experiments.acting_parts import with_encoder, with_language
 from saccade.experiments.training import Training, count
+from saccade.experiments.vla import with_policy
 from saccade.experiments.world_model import WorldModelTraining
 from saccade.train.distributed import rank_and_world
 from saccade.train.layout import kept_elsewhere
@@ -47,6 +48,9 @@ class Command:
         data_options: options of its reader, like state=joint.
         encoder: to see with, in place of the recipe's: a run or what it exported (for phase 2, of
             phase 1), or the folder of a DINOv2, SigLIP or CLIP.
+        policy: what to fine-tune, in place of the recipe's: what `saccade vla swap`, or an earlier
+            fine-tuning, has left.
+        demos: share of the demonstrations to learn from, of every task alike, as 0.2.
         language: vectors of instructions, in place of the recipe's: a table (`saccade data
             language`), or the folder of a CLIP.
         resume: go on with the run in the folder; `--resume auto` begins one where there is none,
@@ -68,6 +72,8 @@ class Command:
     data: str | None = None
     data_options: tuple[str, ...] = ()
     encoder: Path | None = None
+    policy: Path | None = None
+    demos: float | None = None
     language: Path | None = None
     resume: Literal["no", "yes", "auto"] = "no"
     allow_change: tuple[str, ...] = ()
@@ -98,6 +104,10 @@ def main(args: list[str]) -> int:
         training = with_encoder(training, command.encoder)
     if command.language is not None:
         training = with_language(training, command.language)
+    if command.policy is not None:
+        training = with_policy(training, command.policy)
+    if command.demos is not None:
+        training = replace(training, source=replace(training.source, demos=command.demos))
     if command.dry_run:
         describe(training)
         return 0

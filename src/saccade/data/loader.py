@@ -97,6 +97,7 @@ class Loader:
                 ),
                 sampler=order,
                 batch_size=None,
+                collate_fn=_as_it_is,
                 num_workers=self.workers,
                 prefetch_factor=self.prefetch if self.workers else None,
                 pin_memory=torch.cuda.is_available(),
@@ -264,6 +265,11 @@ class _Batches(torch.utils.data.Sampler[Plan]):
         for rows in self.loader.rows(self.first_step):
             self.asked.append(rows)
             yield rows
+
+
+def _as_it_is(given: Any) -> Any:
+    """Leave a batch alone, which torch would search for arrays to convert."""
+    return given
 
 
 def _allow_files() -> None:

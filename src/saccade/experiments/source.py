@@ -80,6 +80,8 @@ class SourceConfig:
             episode of a held-out task stays with the unseen tasks, wherever it was recorded.
         shares: of the episodes, for ``train``, ``select`` and ``test``, which may be 0.
         split_seed: decides which episodes go where.
+        demos: share of the training episodes that is learned from, of every task alike; whole
+            demonstrations, never a part of one, and a smaller share is part of a larger.
         cache: folder of decoded frames; empty takes $SACCADE_CACHE or ~/.cache/saccade.
         decode: ``once`` keeps decoded frames in the cache, ``always`` decodes at each read, for
             data sets whose frames fit on no disk.
@@ -95,6 +97,7 @@ class SourceConfig:
     held_out_scenes: tuple[str, ...] = ()
     shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
     split_seed: int = 0
+    demos: float = 1.0
     cache: str = ""
     decode: Literal["once", "always"] = "once"
     on_error: OnError = "raise"
@@ -113,12 +116,21 @@ class SourceConfig:
             raise ConfigError(
                 f"shares are {self.shares}; train and select need more than 0, test 0 or more"
             )
+        if not 0 < self.demos <= 1:
+            raise ConfigError(
+                f"demos is {self.demos:g}; give the share of the demonstrations, above 0 and at "
+                "most 1, as 0.2"
+            )
         whole, cameras = self._whole(size, report)
         shares = {name: share for name, share in zip(PARTS, self.shares, strict=True) if share}
         parts = hold_out(whole, shares, self.held_out_tasks, self.held_out_scenes, self.split_seed)
+        learned = fraction(parts["train"], self.demos, self.split_seed)
+        if self.demos < 1:
+            count, every = len(learned.lengths), len(parts["train"].lengths)
+            report(f"{count} of {every} demonstrations are learned from ({self.demos:.3g} of them)")
         found = Parts(
             whole=whole,
-            train=parts["train"],
+            train=learned,
             select=parts["select"],
             test=parts.get("test", Subset(whole, [])),
             unseen=parts.get("unseen"),
@@ -193,6 +205,23 @@ class SourceConfig:
         for name, reason in cached.skipped.items():
             report(f"skipped {name}: {reason}")
         return seen_by(cameras, cached, report)
+
+
+def fraction(part: Subset, share: float, seed: int) -> Subset:
+    """Keep a share of the episodes, rounded for each task, and at least one of each.
+
+    Which come first depends on the seed and the task alone.
+    """
+    if share == 1:
+        return part
+    tasks: dict[str, list[int]] = {}
+    for i, task in enumerate(part.tasks):
+        tasks.setdefault(task, []).append(i)
+    kept: list[int] = []
+    for number, task in enumerate(sorted(tasks)):
+        order = np.random.default_rng((seed, number, len(tasks[task]))).permutation(tasks[task])
+        kept += order[: max(1, round(share * len(order)))].tolist()
+    return Subset(part.episodes, [part.keep[i] for i in sorted(kept)])
 
 
 def _tell_scenes(parts: Parts, report: Report) -> None:

@@ -146,9 +146,8 @@ def published_bounds(statistics: Mapping[str, Any], key: str = "") -> dict[str, 
         (key,) = names
     if key not in statistics:
         told = f"has no statistics {key!r}" if key else "was trained on several data sets"
-        raise ConfigError(
-            f"the model {told}; choose one with --statistics: {', '.join(names) or 'there are none'}"
-        )
+        known = ", ".join(names) or "there are none"
+        raise ConfigError(f"the model {told}; choose one with --statistics: {known}")
     try:
         action = statistics[key]["action"]
         low, high = list(map(float, action["q01"])), list(map(float, action["q99"]))

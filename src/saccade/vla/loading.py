@@ -1,18 +1,16 @@
 """Published models as policies, and small ones of the same kind, in the same files.
 
     PublishedOpenVlaConfig(folder=...)   any OpenVLA of the hub, its weights mapped into memory
-    small_openvla(folder, texts)         towers, language model and tokenizer of a few layers, fresh
+    SmallOpenVlaConfig(texts=...)        towers, language model and tokenizer of a few layers, fresh
 
 A small one has every part and every file that the large one has, and goes through the same code:
 what works with it works with the large one, given the memory.
 """
 
-import base64
 import json
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +26,15 @@ from saccade.vla.action_tokens import published_bounds
 from saccade.vla.eyes import EyesConfig, ProjectorConfig
 from saccade.vla.openvla import OpenVla, OpenVlaConfig
 from saccade.vla.pixels import PixelsConfig
-from saccade.vla.prompts import EXTRA, TOKENIZER, PromptsConfig, pack, packed, small_tokenizer
+from saccade.vla.prompts import (
+    EXTRA,
+    TOKENIZER,
+    PromptsConfig,
+    pack,
+    packed,
+    small_tokenizer,
+    unpack,
+)
 from saccade.vla.towers import PublishedTowerConfig
 
 OURS = ("bounds.", "frequency", "reference")  # tensors of a policy that no published file has
@@ -36,6 +42,8 @@ INITIALISERS = (
     *("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
     *("xavier_uniform_", "kaiming_uniform_"),
 )
+LLAMA_ROWS, PADDING = 32064, 64  # of Llama 2's table in OpenVLA, and those that are no tokens
+SMALL_ROWS = 1024
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -135,91 +143,95 @@ def uninitialised() -> Iterator[None]:
             setattr(nn.init, name, function)
 
 
-def small_openvla(
-    folder: Path,
-    texts: Sequence[str],
-    *,
-    family: Literal["llama", "qwen2"] = "llama",
-    dim: int = 64,
-    depth: int = 2,
-    patch: int = 14,
-    image_size: int = 56,
-    seed: int = 0,
-) -> None:
-    """Write a small OpenVLA with fresh weights, in the layout of the hub.
+@dataclass(frozen=True, kw_only=True)
+class SmallOpenVlaConfig(Config[OpenVla]):
+    """An OpenVLA of a few layers and fresh weights, with the true tail of the vocabulary.
 
     Args:
-        folder: to write to.
         texts: instructions that its tokenizer learns its words from.
         family: of the language model.
         dim: width of towers and language model.
         depth: of the language model; towers have one block more, whose last nothing reads.
         patch: side of a patch, in pixels.
         image_size: side of what the towers see, in pixels.
-        seed: of the weights.
+        frame: side of the frames that are recorded, in pixels; 0: the same.
+        action_names: axes of a command.
     """
-    shape: dict[str, Any] = {"depth": depth + 1, "heads": max(1, dim // published.HEAD_WIDTH)}
-    shape |= {"hidden": 4 * dim, "patch": patch, "image_size": image_size, "dim": dim}
-    towers = (
-        PublishedTowerConfig(kind="dinov2", **shape),
-        PublishedTowerConfig(kind="siglip", **shape),
-    )
-    eyes = EyesConfig(towers=towers, projector=ProjectorConfig(source=2 * dim, target=dim, depth=3))
-    llama = family == "llama"
-    tokenizer = small_tokenizer(texts, family)
-    text = {
-        "model_type": family,
-        "vocab_size": 32064 if llama else 1024,
-        "hidden_size": dim,
-        "intermediate_size": 3 * dim,
-        "num_hidden_layers": depth,
-        "num_attention_heads": max(1, dim // published.HEAD_WIDTH),
-        "num_key_value_heads": max(1, dim // published.HEAD_WIDTH),
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": not llama,
-    }
-    config = OpenVlaConfig(
-        eyes=eyes,
-        family=family,
-        language=json.dumps(text),
-        prompts=PromptsConfig(
-            tokenizer=pack(tokenizer),
-            style=family,
-            rows=text["vocab_size"],
-            padding=64 if llama else -1,
-            extra=0 if llama else EXTRA,
-        ),
-        pixels=PixelsConfig(frame=image_size, size=image_size),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        policy = config.build()
-    settings = {
+
+    texts: tuple[str, ...]
+    family: Literal["llama", "qwen2"] = "llama"
+    dim: int = 64
+    depth: int = 2
+    patch: int = 14
+    image_size: int = 56
+    frame: int = 0
+    action_names: tuple[str, ...] = LIBERO_ACTIONS
+
+    def build(self) -> OpenVla:
+        """Construct the networks, with fresh weights."""
+        return self.described().build()
+
+    def described(self) -> OpenVlaConfig:
+        """Return the config of the whole model, which names no text."""
+        heads = max(1, self.dim // published.HEAD_WIDTH)
+        shape: dict[str, Any] = {"depth": self.depth + 1, "heads": heads, "dim": self.dim}
+        shape |= {"hidden": 4 * self.dim, "patch": self.patch, "image_size": self.image_size}
+        llama = self.family == "llama"
+        text = {
+            "model_type": self.family,
+            "vocab_size": LLAMA_ROWS if llama else SMALL_ROWS,
+            "hidden_size": self.dim,
+            "intermediate_size": 3 * self.dim,
+            "num_hidden_layers": self.depth,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": not llama,
+        }
+        return OpenVlaConfig(
+            eyes=EyesConfig(
+                towers=(
+                    PublishedTowerConfig(kind="dinov2", **shape),
+                    PublishedTowerConfig(kind="siglip", **shape),
+                ),
+                projector=ProjectorConfig(source=2 * self.dim, target=self.dim, depth=3),
+            ),
+            family=self.family,
+            language=json.dumps(text),
+            prompts=PromptsConfig(
+                tokenizer=pack(small_tokenizer(self.texts, self.family)),
+                style=self.family,
+                rows=text["vocab_size"],
+                padding=PADDING if llama else -1,
+                extra=0 if llama else EXTRA,
+            ),
+            pixels=PixelsConfig(frame=self.frame or self.image_size, size=self.image_size),
+            action_names=self.action_names,
+        )
+
+
+def write_published(policy: OpenVla, folder: Path) -> None:
+    """Write an OpenVLA with its own towers in the layout of the hub."""
+    config, settings = policy.config, json.loads(policy.config.language)
+    llama = config.family == "llama"
+    size = config.pixels.size
+    names = [f"small_reg4_{config.eyes.towers[0].kind}.fresh", "small_siglip.fresh"]
+    weights = published.published_weights(policy.state_dict(), config.eyes)
+    if settings["tie_word_embeddings"]:
+        del weights["language_model.lm_head.weight"]  # the first table is the last
+    record = {
         "model_type": "openvla",
         "architectures": ["OpenVLAForActionPrediction"],
-        "timm_model_ids": ["small_reg4_dinov2.fresh", "small_siglip.fresh"],
-        "use_fused_vision_backbone": True,
-        "image_sizes": [image_size, image_size],
+        "timm_model_ids": names[: len(config.eyes.towers)],
+        "use_fused_vision_backbone": len(config.eyes.towers) > 1,
+        "image_sizes": [size] * len(config.eyes.towers),
         "image_resize_strategy": "resize-naive",
         "n_action_bins": config.bins,
-        "text_config": text,
-        "pad_to_multiple_of": 64 if llama else -1,
+        "text_config": settings,
+        "pad_to_multiple_of": PADDING if llama else -1,
         "norm_stats": {},
     }
-    weights = published.published_weights(policy.state_dict(), policy.config.eyes)
-    if not llama:
-        del weights["language_model.lm_head.weight"]  # the first table is the last
     write_weights(folder, weights)
-    write_atomic(folder / TOKENIZER, tokenizer)
-    write_atomic(folder / CONFIG, json.dumps(settings, indent=2) + "\n")
-
-
-def tokenizer_text(config: PromptsConfig) -> str:
-    """Return the text of the ``tokenizer.json`` that a config keeps."""
-    return zlib.decompress(base64.b64decode(config.tokenizer)).decode()
-
-
-def without_weights(config: OpenVlaConfig, **change: Any) -> OpenVlaConfig:
-    """Return a config with some fields changed."""
-    return replace(config, **change)
+    write_atomic(folder / TOKENIZER, unpack(config.prompts.tokenizer))
+    write_atomic(folder / CONFIG, json.dumps(record, indent=2) + "\n")

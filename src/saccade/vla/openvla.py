@@ -1,6 +1,6 @@
 """OpenVLA, without timm and without code from the hub: a picture and an instruction in, an action.
 
-    <s>  [tokens of the picture]  In: What action should the robot take to ..?\\nOut: _  a1 .. a7 </s>
+    <s> [tokens of the picture] In: What action should the robot take to ..?\\nOut: _ a1 .. a7 </s>
 
 A Llama (or, of the 0.5B sibling, a Qwen 2) reads this and learns to continue it; each axis of the
 command is one of 256 words at the end of the vocabulary. The loss is on the action and the word
@@ -88,13 +88,15 @@ class Asked(NamedTuple):
 class OpenVla(VlaPolicy):
     """A policy of one camera that answers one command at a time."""
 
+    frequency: Tensor  # how often each token was an axis' command in training, for the floor
+
     def __init__(self, config: OpenVlaConfig) -> None:
         super().__init__()
         self.eyes = config.eyes.build()
         self.language = language_model(config.family, json.loads(config.language))
         self.prompts = config.prompts.build()
         self.tokens = ActionTokens(self.prompts.vocabulary, config.bins)
-        self.bounds = Bounds(len(config.action_names))
+        self.resize(len(config.action_names), config.bins)
         self.config = replace(config, eyes=self.eyes.config)
         width = self.language.config.hidden_size
         if width != self.eyes.dim:
@@ -110,14 +112,17 @@ class OpenVla(VlaPolicy):
         self.state_size = 0
         self.preprocessing = Preprocessing(num_frames=1, image_size=config.pixels.frame)
         self.remember(cameras=1)
-        # how often each token was an axis' command in the training data, for the floor
-        counts = torch.ones(len(config.action_names), config.bins) / config.bins
-        self.register_buffer("frequency", counts)
-        self.frequency: Tensor
+
+    def resize(self, axes: int, bins: int = BINS) -> None:
+        """Command another number of axes, whose range is not known yet."""
+        self.bounds = Bounds(axes)
+        self.register_buffer("frequency", torch.ones(axes, bins) / bins)
 
     def parts(self) -> dict[Part, list[nn.Module]]:
         """Return the modules of each part."""
-        return super().parts() | {"language": [self.language]}
+        found = super().parts()
+        found["language"] = [self.language]
+        return found
 
     def observe(self, clip: Clip) -> Observation:
         """Return what the policy may see of a sample."""
@@ -136,7 +141,7 @@ class OpenVla(VlaPolicy):
         return {"tokens": F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())}
 
     def shown(self, clip: Clip) -> Mapping[str, Tensor]:
-        """Return the picture and the prompt, and the answer of which each part sees those before."""
+        """Return the picture and the prompt, and the answer, which each part of it sees."""
         wanted = self.wanted(clip)
         return {"asked": self.ask(self.observe(clip), None).embeddings, "answer": wanted}
 

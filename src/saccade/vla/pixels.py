@@ -167,7 +167,7 @@ def to_bytes(frames: Float[Tensor, "*b"]) -> UInt8[Tensor, "*b"]:
 def turn_colours(
     frames: Float[Tensor, "*n 3 h w"], saturation: float, hue: float
 ) -> Float[Tensor, "*n 3 h w"]:
-    """Scale saturation and turn the hue (as a share of the circle) of pictures in [0, 1], in HSV."""
+    """Scale saturation and turn the hue (as a share of the circle) of pictures, in HSV."""
     high, low = frames.amax(-3, keepdim=True), frames.amin(-3, keepdim=True)
     spread = high - low
     red, green, blue = frames.unbind(-3)

@@ -31,6 +31,11 @@ PARTS: tuple[Part, ...] = (
 )
 
 
+OPENVLA_LORA = LoraConfig(
+    rank=32, alpha=16.0, rslora=False, dropout=0.0, targets=(ALL_LINEAR,), start="gaussian"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
     """Low-rank adapters of some parts.
@@ -41,9 +46,7 @@ class AdaptConfig:
     """
 
     parts: tuple[Part, ...] = ("language",)
-    lora: LoraConfig = LoraConfig(
-        rank=32, alpha=16.0, rslora=False, dropout=0.0, targets=(ALL_LINEAR,), start="gaussian"
-    )
+    lora: LoraConfig = OPENVLA_LORA
 
 
 class VlaPolicy(Policy):
@@ -83,18 +86,12 @@ class VlaPolicy(Policy):
         """
         own, wanted = self.parts(), tuple(parts)
         adapted = () if adapt is None else adapt.parts
-        for part in (*wanted, *adapted):
-            if not own.get(part):
-                there = [name for name, modules in own.items() if modules]
-                raise ConfigError(f"the policy has no {part} to train; it has {', '.join(there)}")
-        if both := sorted(set(wanted) & set(adapted)):
-            raise ConfigError(f"{both[0]} cannot both learn and be adapted; choose one")
+        self._require(wanted, adapted)
         self.requires_grad_(False)
         names = []
-        for part in adapted:
+        for module in (module for part in adapted for module in own[part]):
             assert adapt is not None
-            for module in own[part]:
-                names += add_lora(module, adapt.lora, unused(module))
+            names += add_lora(module, adapt.lora, unused(module))
         for part in wanted:
             for module in own[part]:
                 module.requires_grad_(True)
@@ -104,6 +101,15 @@ class VlaPolicy(Policy):
             if isinstance(tower, EncoderTower):
                 tower.trained = any(p.requires_grad for p in tower.encoder.parameters())
         return names
+
+    def _require(self, wanted: tuple[Part, ...], adapted: tuple[Part, ...]) -> None:
+        own = self.parts()
+        for part in (*wanted, *adapted):
+            if not own.get(part):
+                there = [name for name, modules in own.items() if modules]
+                raise ConfigError(f"the policy has no {part} to train; it has {', '.join(there)}")
+        if both := sorted(set(wanted) & set(adapted)):
+            raise ConfigError(f"{both[0]} cannot both learn and be adapted; choose one")
 
     def new_parts(self) -> tuple[Part, ...]:
         """Return what an exchange of eyes has made: no published model has it."""

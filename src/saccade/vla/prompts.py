@@ -61,6 +61,11 @@ def pack(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
+def unpack(packed: str) -> str:
+    """Return the text of a ``tokenizer.json`` that was compressed."""
+    return zlib.decompress(base64.b64decode(packed)).decode()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig(Config["Prompts"]):
     """A tokenizer and the words around an instruction.
@@ -96,8 +101,7 @@ class Prompts:
         try:
             from tokenizers import Tokenizer  # comes with transformers
 
-            text = zlib.decompress(base64.b64decode(config.tokenizer)).decode()
-            self.tokenizer: Any = Tokenizer.from_str(text)
+            self.tokenizer: Any = Tokenizer.from_str(unpack(config.tokenizer))
         except ImportError as error:
             raise CheckpointError(
                 "prompts need the tokenizers package: pip install 'saccade[encoders]'"

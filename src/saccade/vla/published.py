@@ -297,7 +297,7 @@ def language_settings(
         int(m[1]) for name in weights if (m := re.match(r"language\.model\.layers\.(\d+)\.", name))
     )
     wide = HEAD_WIDTH if family == "qwen2" or table.shape[1] < 4096 else 128
-    heads = said.get("num_attention_heads", query.shape[0] // wide)
+    heads = said.get("num_attention_heads", max(1, query.shape[0] // wide))
     sizes = {
         "vocab_size": table.shape[0],
         "hidden_size": table.shape[1],

@@ -129,8 +129,8 @@ def swap(
 
 def exchanged(old: Eyes, config: SwapConfig) -> EyesConfig:
     """Describe the new eyes."""
-    towers = tuple(tower.config for tower in old.towers)
-    target, depth = old.config.projector.target, min(old.config.projector.depth, 2)
+    towers = old.config.towers
+    target, depth = old.config.projector.target, 1 if old.config.projector.depth == 1 else 2
     if config.encoder is None:
         projector = replace(old.config.projector, depth=depth, normalise=True)
         return EyesConfig(towers=towers, projector=projector)

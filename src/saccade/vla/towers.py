@@ -103,7 +103,8 @@ class PublishedTower(Tower):
 
     def __init__(self, config: PublishedTowerConfig) -> None:
         super().__init__()
-        self.config, self.dim = config, config.dim
+        self.config = self.shape = config
+        self.dim = config.dim
         self.grid = config.image_size // config.patch
         self.skipped = 1 + config.registers if config.kind == "dinov2" else 0
         self.network = dinov2(config) if config.kind == "dinov2" else siglip(config)
@@ -113,10 +114,10 @@ class PublishedTower(Tower):
 
     def unused(self) -> list[str]:
         """Name the submodules that are in the files and that nothing reads."""
-        if self.config.layer == "last":
-            return ["network.head"] if self.config.kind == "siglip" else []
-        dino = self.config.kind == "dinov2"
-        block = f"network.encoder.{'layer' if dino else 'layers'}.{self.config.depth - 1}"
+        if self.shape.layer == "last":
+            return ["network.head"] if self.shape.kind == "siglip" else []
+        dino = self.shape.kind == "dinov2"
+        block = f"network.encoder.{'layer' if dino else 'layers'}.{self.shape.depth - 1}"
         return [block, *(["network.layernorm"] if dino else ["network.post_layernorm"])] + (
             [] if dino else ["network.head"]
         )
@@ -127,7 +128,7 @@ class PublishedTower(Tower):
         Raises:
             ConfigError: it is of another size.
         """
-        side = self.config.image_size
+        side = self.shape.image_size
         if tuple(video.shape[-2:]) != (side, side):
             raise ConfigError(
                 f"the tower takes frames of {side} pixels, not {list(video.shape[-2:])}; set the "
@@ -137,12 +138,12 @@ class PublishedTower(Tower):
         network: Any = self.network
         weight = next(network.parameters())
         x = network.embeddings(pixels.to(weight.dtype))
-        blocks = network.encoder.layer if self.config.kind == "dinov2" else network.encoder.layers
-        last = self.config.layer == "last"
+        blocks = network.encoder.layer if self.shape.kind == "dinov2" else network.encoder.layers
+        last = self.shape.layer == "last"
         for block in blocks if last else blocks[:-1]:
             x = block(x, None)
         if last:
-            x = network.layernorm(x) if self.config.kind == "dinov2" else network.post_layernorm(x)
+            x = network.layernorm(x) if self.shape.kind == "dinov2" else network.post_layernorm(x)
         return x[:, self.skipped :]
 
 

@@ -23,7 +23,7 @@ from saccade.config import Config
 from saccade.data.episodes import Episodes
 from saccade.data.files.folder import Folder, open_folder
 from saccade.data.lerobot.layout import layout, load_info, number, required
-from saccade.data.lerobot.tables import ACTION, STATE, Tables
+from saccade.data.lerobot.tables import ACTION, STATE, Columns, Tables
 from saccade.data.truth import SceneTruth
 from saccade.data.video.codec import decode
 from saccade.data.video.images import decode_images
@@ -82,16 +82,19 @@ class LeRobot(Episodes):
         self.world_to_camera = _rotations(info, self.cameras, label)
         self.fingerprint = self._digest(videos)
         self._tables: Tables | None = None
+        self._last: tuple[int, Columns] | None = None  # a sample asks twice for one episode
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tables": None}  # a worker opens what it reads
+        return self.__dict__ | {"_tables": None, "_last": None}  # a worker opens what it reads
 
     def numbers(
         self, episode: int, frames: Int64[np.ndarray, " t"]
     ) -> tuple[Float32[np.ndarray, "t s"], Float32[np.ndarray, "t a"]]:
         """Return rows of the episode's data file."""
-        columns = self._files().numbers(*self._place(episode))
-        return columns.state[frames], columns.action[frames]
+        last = self._last
+        if last is None or last[0] != episode:
+            last = self._last = episode, self._files().numbers(*self._place(episode))
+        return last[1].state[frames], last[1].action[frames]
 
     def pixels(
         self, episode: int, camera: str, frames: Int64[np.ndarray, " t"]

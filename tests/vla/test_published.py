@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from saccade.checkpoint import read_weights, write_weights
+from saccade.errors import CheckpointError, ConfigError
+from saccade.vla.loading import PublishedOpenVlaConfig
+from saccade.vla.published import TRAINED, read_folder
+from tests.vla.small import SIDE, base, clip, policy
+
+
+def loaded(folder: Path, **options: object):
+    settings: dict = {"folder": folder, "frame": SIDE, **options}
+    return PublishedOpenVlaConfig(**settings).build()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_every_tensor_of_a_published_folder_is_used(tmp_path: Path, family: str) -> None:
+    """A number of each tensor is changed on disk, and the model that is loaded differs there."""
+    folder = base(tmp_path, family=family)
+    theirs = read_weights(folder)
+    before = loaded(folder).state_dict()
+    used = set()
+    for name, value in theirs.items():
+        changed = {**theirs, name: value + 1}
+        write_weights(folder, changed)
+        after = loaded(folder).state_dict()
+        assert any(not after[key].equal(before[key]) for key in before), name
+        used.add(name)
+    assert used == theirs.keys()
+    assert {n.split(".")[0] for n in theirs} == {"vision_backbone", "projector", "language_model"}
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "of another shape"])
+def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path, change: str) -> None:
+    folder = base(tmp_path)
+    weights = dict(read_weights(folder))
+    name = "vision_backbone.fused_featurizer.blocks.1.attn.qkv.weight"
+    if change == "missing":
+        del weights[name]
+    elif change == "left over":
+        weights["language_model.model.layers.9.extra"] = torch.zeros(1)
+    else:
+        weights["projector.fc2.weight"] = torch.zeros(3, 3)
+    write_weights(folder, weights)
+    wanted = {
+        "missing": "eyes.towers.1.network.encoder.layers.1.self_attn",
+        "left over": "extra",
+        "of another shape": "eyes.projector.fc2.weight",
+    }
+    with pytest.raises(CheckpointError, match=wanted[change]):
+        loaded(folder)
+
+
+def test_a_trainings_file_is_read_as_the_hubs(tmp_path: Path) -> None:
+    folder = base(tmp_path / "hub", family="qwen2")
+    weights = dict(read_weights(folder))
+    weights["language_model.lm_head.weight"] = weights["language_model.model.embed_tokens.weight"]
+    model: dict[str, dict[str, torch.Tensor]] = {}
+    back = {hub: trained for trained, hub in reversed(TRAINED.items())}
+    for name, value in weights.items():
+        start = next(hub for hub in sorted(back, key=len, reverse=True) if name.startswith(hub))
+        part, _, rest = (back[start] + name.removeprefix(start)).partition(".")
+        model.setdefault(part, {})[rest.replace("scale_factor", "gamma")] = value
+    assert set(model) == {"vision_backbone", "projector", "llm_backbone"}
+    assert "projector.0.weight" in model["projector"]
+    trained = tmp_path / "trained"
+    (trained / "checkpoints").mkdir(parents=True)
+    torch.save({"model": model}, trained / "checkpoints" / "latest-checkpoint.pt")
+    settings = {"model": {"model_id": "prism-qwen25-extra-dinosiglip-224px+0_5b"}}
+    (trained / "config.json").write_text(json.dumps(settings))
+    one, two = loaded(folder), loaded(trained, tokenizer=folder)
+    assert one.prompts.vocabulary == two.prompts.vocabulary
+    assert one.language.config.rms_norm_eps == two.language.config.rms_norm_eps == 1e-6
+    assert two.language.config.tie_word_embeddings
+    for name, value in one.state_dict().items():
+        other = two.state_dict()[name]
+        assert torch.equal(value, other) or (value.isnan() == other.isnan()).all(), name
+    with pytest.raises(CheckpointError, match="--tokenizer"):
+        loaded(trained)
+    del model["vision_backbone"]
+    torch.save({"model": model}, trained / "checkpoints" / "latest-checkpoint.pt")
+    with pytest.raises(CheckpointError, match="left the towers as timm publishes"):
+        loaded(trained, tokenizer=folder)
+
+
+def test_bfloat16_stays_and_other_models_are_refused(tmp_path: Path) -> None:
+    folder = base(tmp_path)
+    write_weights(folder, {k: v.bfloat16() for k, v in read_weights(folder).items()})
+    found = loaded(folder)
+    kinds = {p.dtype for p in found.parameters()}
+    assert kinds == {torch.bfloat16}
+    found.bounds.set([-1.0] * 7, [1.0] * 7, [True] * 7, [False] * 7)
+    assert found.losses(clip())["tokens"].isfinite()
+    assert {p.dtype for p in loaded(folder, dtype="float32").parameters()} == {torch.float32}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    with pytest.raises(CheckpointError, match="model_type 'llava'"):
+        read_folder(folder)
+
+
+def test_statistics_choose_the_range_of_actions(tmp_path: Path) -> None:
+    folder = base(tmp_path)
+    names = {"bridge_orig": 2.0, "libero_spatial": 3.0}
+    statistics = {
+        name: {"action": {"q01": [-top] * 7, "q99": [top] * 7, "mask": [True] * 6 + [False]}}
+        for name, top in names.items()
+    }
+    (folder / "dataset_statistics.json").write_text(json.dumps(statistics))
+    assert loaded(folder).bounds.low.isnan().all()
+    assert loaded(folder, statistics="libero_spatial").bounds.high.tolist() == [3.0] * 7
+    with pytest.raises(ConfigError, match="bridge_orig, libero_spatial"):
+        loaded(folder, statistics="libero_goal")
+
+
+def test_a_tied_table_that_differs_is_damage(tmp_path: Path) -> None:
+    folder = base(tmp_path, family="qwen2")
+    weights = dict(read_weights(folder))
+    table = weights["language_model.model.embed_tokens.weight"]
+    write_weights(folder, weights | {"language_model.lm_head.weight": table + 1})
+    with pytest.raises(CheckpointError, match="differ in its weights"):
+        loaded(folder)
+
+
+def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
+    one = policy(tmp_path)
+    two = loaded(tmp_path)
+    for part, digest in one.digests().items():
+        assert two.digests()[part] == digest
