@@ -28,6 +28,10 @@ from saccade.errors import CheckpointError, SpaceError
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 4_000_000_000
+INITIALISERS = (
+    *("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
+    *("xavier_uniform_", "kaiming_uniform_"),
+)
 UNREADABLE = (
     *(SafetensorError, OSError),
     *(ValueError, KeyError, AttributeError, TypeError, RecursionError),  # of JSON
@@ -197,11 +201,25 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Construct networks without drawing their weights, which are about to be replaced."""
+    before = {name: getattr(nn.init, name) for name in INITIALISERS}
+    try:
+        for name in INITIALISERS:
+            setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(nn.init, name, function)
+
+
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the model that was saved; return it with its pixel contract.
 
     A model whose config says ``on_meta`` is built without memory of its own: its weights are the
-    mapped file's, in the file's dtype. Any other is filled by copying.
+    mapped file's, in the file's dtype; so are those of one that says ``assign``, which is built
+    where it will be, but for what it would draw at random. Any other is filled by copying.
 
     Raises:
         CheckpointError: a file is missing or damaged, a weight is missing, left over, or of
@@ -219,9 +237,10 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     weights = read_weights(folder)
     config = from_dict(record["model"])
     on_meta = getattr(config, "on_meta", False)
-    with torch.device("meta") if on_meta else nullcontext():
+    assign = getattr(config, "assign", False)
+    with torch.device("meta") if on_meta else uninitialised() if assign else nullcontext():
         model: nn.Module = config.build()
-    load_weights(model, weights, str(folder), assign=on_meta)
+    load_weights(model, weights, str(folder), assign=on_meta or assign)
     checked: object = model
     if isinstance(checked, Fingerprinted):
         check_fingerprint(checked.fingerprint(), record.get("fingerprint", []), str(folder))

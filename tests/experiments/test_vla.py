@@ -39,7 +39,8 @@ def tuned(folder: Path, swapped: Path, demos: float = 0.5) -> VlaTraining:
 
 @pytest.mark.parametrize("mode", ["keep", "replace", "replace_one", "add"])
 def test_a_model_is_swapped_tuned_saved_loaded_and_acts(tmp_path: Path, mode: str) -> None:
-    _policy, fit = exchanged(tmp_path, mode, **({} if mode == "keep" else {"frames": "history"}))
+    history: Any = {} if mode == "keep" else {"frames": "history"}
+    _, fit = exchanged(tmp_path, mode, **history)
     assert (fit is None) == (mode != "replace_one")
     training = tuned(tmp_path, tmp_path)
     objective = replace(training.objective, learn="all", adapt=None)  # type: ignore[type-var]
@@ -49,13 +50,13 @@ def test_a_model_is_swapped_tuned_saved_loaded_and_acts(tmp_path: Path, mode: st
     assert not [alarm for alarm in result["alarms"] if alarm["severity"] == "error"]
     again = Policy.from_pretrained(tmp_path / "run" / "policy")
     assert isinstance(again, OpenVla)
-    history = 1 if mode == "keep" else 2
-    assert (again.contract.history, again.contract.chunk) == (history, 1)
+    moments = 1 if mode == "keep" else 2
+    assert (again.contract.history, again.contract.chunk) == (moments, 1)
     assert again.contract.frame_size == (32, 32)
     assert again.appearance().keys() == {"agentview"}
     seen = Observation(
-        video=torch.zeros(1, history, 1, 3, 32, 32, dtype=torch.uint8),
-        state=torch.zeros(1, history, 4),
+        video=torch.zeros(1, moments, 1, 3, 32, 32, dtype=torch.uint8),
+        state=torch.zeros(1, moments, 4),
         text=["go to the blue square"],
     )
     commands = LocalActor(again).act(seen, (0,))

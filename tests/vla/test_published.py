@@ -6,9 +6,11 @@ import torch
 
 from saccade.checkpoint import read_weights, write_weights
 from saccade.errors import CheckpointError, ConfigError
+from saccade.types import Policy
 from saccade.vla.loading import PublishedOpenVlaConfig
+from saccade.vla.openvla import OpenVla
 from saccade.vla.published import TRAINED, read_folder
-from tests.vla.small import SIDE, base, clip, policy
+from tests.vla.small import CONTRACT, SIDE, base, clip, policy
 
 
 def loaded(folder: Path, **options: object):
@@ -18,18 +20,21 @@ def loaded(folder: Path, **options: object):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_every_tensor_of_a_published_folder_is_used(tmp_path: Path, family: str) -> None:
-    """A number of each tensor is changed on disk, and the model that is loaded differs there."""
+    """Each tensor is filled with a number of its own, and all of each are found in the model."""
     folder = base(tmp_path, family=family)
     theirs = read_weights(folder)
-    before = loaded(folder).state_dict()
-    used = set()
-    for name, value in theirs.items():
-        changed = {**theirs, name: value + 1}
-        write_weights(folder, changed)
-        after = loaded(folder).state_dict()
-        assert any(not after[key].equal(before[key]) for key in before), name
-        used.add(name)
-    assert used == theirs.keys()
+    filled = {name: torch.full_like(v, i + 2.0) for i, (name, v) in enumerate(theirs.items())}
+    write_weights(folder, filled)
+    found = loaded(folder)
+    for name in [name for name, _ in found.named_buffers()]:
+        assert name.startswith(("bounds", "frequency", "reference")) or "." in name
+    numbers = torch.cat([value.flatten() for value in found.parameters()])
+    values, counts = numbers.unique(return_counts=True)
+    seen = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    for i, (name, value) in enumerate(theirs.items()):
+        assert seen.pop(i + 2.0, 0) == value.numel(), name
+    # what no file has: the class token's position and a mask, which are zero
+    assert seen == {0.0: 2 * 32}
     assert {n.split(".")[0] for n in theirs} == {"vision_backbone", "projector", "language_model"}
 
 
@@ -98,6 +103,21 @@ def test_bfloat16_stays_and_other_models_are_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
     with pytest.raises(CheckpointError, match="model_type 'llava'"):
         read_folder(folder)
+
+
+def test_a_saved_policy_keeps_its_dtype_and_its_tied_table(tmp_path: Path) -> None:
+    folder = base(tmp_path / "base", family="qwen2")
+    write_weights(folder, {k: v.bfloat16() for k, v in read_weights(folder).items()})
+    found = loaded(folder)
+    found.contract = CONTRACT
+    found.save_pretrained(tmp_path / "policy", found.config)
+    again = Policy.from_pretrained(tmp_path / "policy")
+    assert isinstance(again, OpenVla)
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    language = again.language
+    assert language.lm_head.weight is language.model.embed_tokens.weight
+    assert language.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert again.digests() == found.digests()
 
 
 def test_statistics_choose_the_range_of_actions(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from saccade.config import Config, to_dict
+from saccade.checkpoint import read_record
+from saccade.config import Config, from_dict, to_dict
 from saccade.data.episodes import Episodes
 from saccade.data.passes.statistics import Numbers
 from saccade.data.windows import ChunkWindow
@@ -264,7 +265,12 @@ def with_policy(training: Training, folder: Path) -> Training:
     inside = folder / "policy"
     folder = inside if inside.is_dir() else folder
     policy = PretrainedVlaConfig(folder=folder)
-    config = policy.build().config
+    config: Any = from_dict(read_record(folder)["model"])
+    if not hasattr(config, "eyes"):
+        raise ConfigError(
+            f"{folder} holds a {type(config).__name__}, no vision-language-action model; make one "
+            "with saccade vla swap"
+        )
     window = replace(training.window, history=config.history, stride=config.stride)
     return replace(training, objective=replace(objective, policy=policy), window=window)
 

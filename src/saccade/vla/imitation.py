@@ -100,7 +100,7 @@ class VlaImitation(Objective):
             for name, value in self.policy.named_parameters():
                 if ".lora_" in name:
                     value.register_hook(self._later)
-        if isinstance(config.policy, PretrainedVlaConfig) or hasattr(config.policy, "folder"):
+        if getattr(config.policy, "folder", None) is not None:  # which still has what is frozen
             leave_out(self, [f"policy.{name}" for name in kept(self.policy)])
 
     def _later(self, gradient: Tensor) -> Tensor:

@@ -8,16 +8,19 @@ what works with it works with the large one, given the memory.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from saccade.checkpoint import CONFIG, load_weights, write_atomic, write_weights
+from saccade.checkpoint import (
+    CONFIG,
+    load_weights,
+    uninitialised,
+    write_atomic,
+    write_weights,
+)
 from saccade.config import Config
 from saccade.errors import CheckpointError
 from saccade.models.policies.policy import LIBERO_ACTIONS
@@ -38,10 +41,6 @@ from saccade.vla.prompts import (
 from saccade.vla.towers import PublishedTowerConfig
 
 OURS = ("bounds.", "frequency", "reference")  # tensors of a policy that no published file has
-INITIALISERS = (
-    *("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
-    *("xavier_uniform_", "kaiming_uniform_"),
-)
 LLAMA_ROWS, PADDING = 32064, 64  # of Llama 2's table in OpenVLA, and those that are no tokens
 SMALL_ROWS = 1024
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -124,23 +123,9 @@ def fill(policy: OpenVla, weights: dict[str, torch.Tensor], source: str) -> None
             "differ in its weights; fetch the folder again"
         )
     own = {k: v for k, v in policy.state_dict().items() if k.startswith(OURS)}
-    if tied and table in weights:
-        own[last] = weights[table]
+    if tied:
+        weights = {name: value for name, value in weights.items() if name != last}
     load_weights(policy, own | weights, source, assign=True)
-    policy.language.tie_weights()
-
-
-@contextmanager
-def uninitialised() -> Iterator[None]:
-    """Construct networks without drawing their weights, which are about to be replaced."""
-    before = {name: getattr(nn.init, name) for name in INITIALISERS}
-    try:
-        for name in INITIALISERS:
-            setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(nn.init, name, function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +203,6 @@ def write_published(policy: OpenVla, folder: Path) -> None:
     size = config.pixels.size
     names = [f"small_reg4_{config.eyes.towers[0].kind}.fresh", "small_siglip.fresh"]
     weights = published.published_weights(policy.state_dict(), config.eyes)
-    if settings["tie_word_embeddings"]:
-        del weights["language_model.lm_head.weight"]  # the first table is the last
     record = {
         "model_type": "openvla",
         "architectures": ["OpenVLAForActionPrediction"],

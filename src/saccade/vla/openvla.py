@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVlaConfig(Config["OpenVla"]):
-    """The whole model.
+    """The whole model. Its weights stay in the dtype in which they are saved.
 
     Args:
         eyes: what it sees with.
@@ -50,6 +50,8 @@ class OpenVlaConfig(Config["OpenVla"]):
         history: moments of an observation; what its own towers see is the last one.
         stride: steps between them.
     """
+
+    assign: ClassVar[bool] = True  # gigabytes are mapped, not copied
 
     eyes: EyesConfig
     family: Literal["llama", "qwen2"]
@@ -112,6 +114,8 @@ class OpenVla(VlaPolicy):
         self.state_size = 0
         self.preprocessing = Preprocessing(num_frames=1, image_size=config.pixels.frame)
         self.remember(cameras=1)
+        if self.language.config.tie_word_embeddings:
+            once(self)
 
     def resize(self, axes: int, bins: int = BINS) -> None:
         """Command another number of axes, whose range is not known yet."""
@@ -240,6 +244,24 @@ class OpenVla(VlaPolicy):
             found.append(self.language.lm_head(told.last_hidden_state[:, -1]).argmax(-1))
             inputs, real = table(found[-1])[:, None], F.pad(real, (0, 1), value=True)
         return self.bounds.restore(self.tokens.decode(torch.stack(found, 1)))[:, None]
+
+
+def once(policy: OpenVla) -> None:
+    """Keep the last table of a language model, which is its first, out of what is saved."""
+    first, last = "language.model.embed_tokens.weight", "language.lm_head.weight"
+
+    def leave(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        del module, metadata
+        state.pop(prefix + last, None)
+
+    def fill(module: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        del module, rest
+        if prefix + first in state:
+            state[prefix + last] = state[prefix + first]
+
+    policy.register_state_dict_post_hook(leave)
+    policy.register_load_state_dict_pre_hook(fill)
+    policy.register_load_state_dict_post_hook(lambda module, _: module.language.tie_weights())
 
 
 def beside(real: Bool[Tensor, "b n"], count: int) -> Bool[Tensor, "b m"]:
