@@ -8,6 +8,7 @@ import torch
 from saccade.models.vit import ViTConfig
 from saccade.types import Policy
 from saccade.vla.openvla import OpenVla
+from saccade.vla.pi0 import Pi0
 from tests.conftest import Outcome
 from tests.vla.small import base
 
@@ -97,6 +98,28 @@ def test_a_published_folder_is_brought_over(
     lost = saccade(*swap, "--overwrite")
     assert lost.code == 4
     assert "--tokenizer" in lost.err
+
+
+def test_a_small_pi0_sees_two_cameras(
+    saccade: Saccade, shared_data: Path, tmp_path: Path, encoder: Path
+) -> None:
+    data, out = shared_data / "lerobot_v3_tiny", tmp_path / "swapped"
+    swap = ("vla", "swap", "--base", "small-pi0", "--data", data, "--encoder", encoder)
+    done = saccade(*swap, "--cameras", "front", "wrist", "--mode", "add", "--out", out)
+    assert done.code == 0, done.err
+    policy = Policy.from_pretrained(out / "policy")
+    assert isinstance(policy, Pi0)
+    assert policy.contract.cameras == ("front", "wrist")
+    assert (policy.contract.chunk, policy.state_size) == (10, 7)
+    train = ("train", "vla:pi0_debug", "--policy", out, "--data", data, "--train.samples", 16)
+    cameras = ("--source.cameras", "front", "wrist")
+    tuned = saccade(*train, *cameras, "--out", tmp_path / "tuned")
+    assert tuned.code == 0, tuned.err
+    scores = json.loads((tmp_path / "tuned" / "result.json").read_text())["scores"]
+    assert scores["eval/action_error"] > 0
+    one = saccade(*train, "--source.cameras", "front", "--out", tmp_path / "one")
+    assert one.code == 2
+    assert "takes 2 cameras" in one.err or "take 2 cameras" in one.err
 
 
 def test_the_verbs_are_told(saccade: Saccade) -> None:

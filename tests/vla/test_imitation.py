@@ -113,6 +113,31 @@ def test_it_learns_a_batch_by_heart(tmp_path: Path) -> None:
     assert scores["token_accuracy"] > 0.5
 
 
+def test_a_fitted_adapter_starts_with_a_lower_loss_than_a_random_one(tmp_path: Path) -> None:
+    found = objective(swapped(tmp_path, "keep", None), learn="all", adapt=None)
+    optimizer = torch.optim.AdamW([p for p in found.parameters() if p.requires_grad], lr=3e-3)
+    sample = clip(16)
+    found.eval()
+    for _ in range(80):
+        loss, _ = found(sample)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained: Any = found.policy
+    frames = trained.config.pixels.shown(sample["video"][:, :, 0])
+    shown = [frames.repeat(2, 1, 1, 1, 1)] * 3
+    with torch.no_grad():
+        before = trained.losses(sample)["tokens"]
+    swap(trained, SwapConfig(mode="replace_one", encoder=OURS), shown)
+    with torch.no_grad():
+        fitted = trained.losses(sample)["tokens"]
+        torch.manual_seed(0)
+        trained.eyes.towers[0].adapter.reset_parameters()
+        drawn = trained.losses(sample)["tokens"]
+    assert drawn > before + 0.01
+    assert fitted - before < 0.2 * (drawn - before)
+
+
 def test_checkpoints_leave_out_what_the_folder_has(tmp_path: Path) -> None:
     found = objective(swapped(tmp_path, "add"))
     state = found.state_dict()

@@ -12,13 +12,15 @@ from saccade.config import Config
 from saccade.errors import ConfigError
 from saccade.experiments.source import SourceConfig
 from saccade.experiments.vla import Exchange, encoder_named
+from saccade.models.hub_folder import read_json
 from saccade.vla.imitation import PretrainedVlaConfig
 from saccade.vla.loading import PublishedOpenVlaConfig, SmallOpenVlaConfig
 from saccade.vla.policy import VlaPolicy
+from saccade.vla.published_pi0 import PublishedPi0Config, SmallPi0Config
 from saccade.vla.swap import SwapConfig
 
-SMALL = "small"  # a base of fresh weights
-USAGE = """Vision-language-action models with other eyes: OpenVLA.
+SMALL = ("small", "small-pi0")  # bases of fresh weights
+USAGE = """Vision-language-action models with other eyes: OpenVLA and pi0.
 
 usage: saccade vla VERB ...    saccade vla VERB --help teaches, with an example
 
@@ -34,7 +36,7 @@ MODES = {"keep": "keep", "replace": "replace", "replace-one": "replace_one", "ad
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
-    """Put an encoder of ours into an OpenVLA, in the place of its own eyes or beside them.
+    """Put an encoder of ours into OpenVLA or pi0, in the place of its own eyes or beside them.
 
     replace      in place of all towers, with a new projector
     replace-one  in place of one tower, through a linear map fitted by least squares on pictures of
@@ -50,22 +52,24 @@ class Swap:
     --data data/libero_spatial --camera agentview --out runs/swapped
 
     Args:
-        base: folder of an OpenVLA (the hub's, or a training's with checkpoints/), a policy of ours,
-            or `small`: two layers and fresh weights, to try things on a laptop.
+        base: folder of an OpenVLA (the hub's, or a training's with checkpoints/) or of a pi0
+            (lerobot/pi0_base), a policy of ours, or `small` or `small-pi0`: two layers and fresh
+            weights, to try things on a laptop.
         encoder: a run or what it exported, the folder of a DINOv2, SigLIP or CLIP, or `original`.
         data: what the policy is to know: cameras, frame size, actions; of any format.
         data_options: options of its reader, like state=joint.
         camera: the camera to look through; empty takes the data set's first.
+        cameras: several, in this order, in place of it (pi0).
         out: new folder.
         mode: see above.
-        slot: which tower replace-one takes the place of: 0 is DINOv2, 1 SigLIP.
+        slot: which tower replace-one takes the place of: of an OpenVLA, 0 is DINOv2, 1 SigLIP.
         frames: an encoder of clips is shown the newest frame several times (repeat), or the last
             ones (history).
         stride: steps between those.
         keep_grid: leave the encoder its own number of tokens (replace).
         pictures: frames that replace-one is fitted on.
         tokenizer: folder of the tokenizer, where the base has none (Qwen/Qwen2.5-0.5B for the
-            0.5B sibling).
+            0.5B sibling, google/paligemma-3b-pt-224 for pi0).
         frame: side of the frames that a published base is given before it resizes them; 0 takes
             the smaller side of those recorded.
         dtype: of a published base's weights; auto leaves them as they are.
@@ -80,6 +84,7 @@ class Swap:
     data: str
     data_options: tuple[str, ...] = ()
     camera: str = ""
+    cameras: tuple[str, ...] = ()
     out: Path
     mode: Literal["keep", "replace", "replace-one", "add"] = "keep"
     slot: int = 0
@@ -111,6 +116,7 @@ def swap(command: Swap) -> int:
     source = SourceConfig(
         episodes=data_set(command.data, command.data_options),
         camera=command.camera,
+        cameras=command.cameras,
         shares=(0.9, 0.1, 0.0),
         cache=command.cache,
     )
@@ -156,22 +162,26 @@ def base_named(command: Swap, source: SourceConfig) -> Config[VlaPolicy]:
         ConfigError: there is no such folder.
     """
     folder = Path(command.base)
-    if command.base == SMALL:
+    if command.base in SMALL:
         episodes = source.episodes.build()
-        return SmallOpenVlaConfig(
-            texts=tuple(sorted(set(episodes.tasks))), action_names=episodes.action_names
-        )
+        texts = tuple(sorted(set(episodes.tasks)))
+        if command.base == "small-pi0":
+            return SmallPi0Config(texts=texts)  # other numbers of things are set by the data
+        return SmallOpenVlaConfig(texts=texts, action_names=episodes.action_names)
     inside = folder / "policy"
     if (inside / CONFIG).is_file():
         return PretrainedVlaConfig(folder=inside)
     if not (folder / CONFIG).is_file():
         raise ConfigError(
             f"{folder} has no {CONFIG}; give the folder of an OpenVLA (hf download "
-            "openvla/openvla-7b --local-dir FOLDER), a policy of ours, or `small`"
+            "openvla/openvla-7b --local-dir FOLDER) or a pi0, a policy of ours, `small` or "
+            "`small-pi0`"
         )
     if '"saccade' in (folder / CONFIG).read_text():
         return PretrainedVlaConfig(folder=folder)
     frame = command.frame or min(source.recorded())
+    if read_json(folder, CONFIG).get("model_type") == "pi0":
+        return PublishedPi0Config(folder=folder, tokenizer=command.tokenizer, frame=frame)
     return PublishedOpenVlaConfig(
         folder=folder, tokenizer=command.tokenizer, frame=frame, dtype=command.dtype
     )

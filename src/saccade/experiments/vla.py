@@ -21,13 +21,14 @@ from saccade.data.episodes import Episodes
 from saccade.data.passes.statistics import Numbers
 from saccade.data.windows import ChunkWindow
 from saccade.errors import ConfigError
-from saccade.experiments.acting import ActingTraining, thumbnails
+from saccade.experiments.acting import ActingTraining, statistics, thumbnails
 from saccade.experiments.acting_parts import vision
 from saccade.experiments.source import Parts, Report, SourceConfig
 from saccade.experiments.training import Training, count
 from saccade.types import Contract, Objective
 from saccade.vla.imitation import PretrainedVlaConfig, VlaImitation, VlaImitationConfig
 from saccade.vla.openvla import OpenVla
+from saccade.vla.pi0 import Pi0
 from saccade.vla.policy import VlaPolicy
 from saccade.vla.swap import Fit, SwapConfig, swap
 
@@ -134,7 +135,12 @@ def know(policy: VlaPolicy, parts: Parts, training: ActingTraining, report: Repo
     found = numbers.describe()
     low, high = found["q01"].tolist(), found["q99"].tolist()
     constant = (found["min"] == found["max"]).tolist()
-    if isinstance(policy, OpenVla):
+    if isinstance(policy, Pi0):
+        spread = statistics(parts.train)
+        mean, std = (torch.from_numpy(np.asarray(found[n], np.float32)) for n in ("mean", "std"))
+        policy.actions.set(mean, std)
+        policy.states.set(spread.state_mean, spread.state_std)
+    elif isinstance(policy, OpenVla):
         policy.bounds.set(
             [float(v) for v in low],
             [float(v) for v in high],
@@ -215,7 +221,9 @@ def adjusted(policy: VlaPolicy, parts: Parts) -> VlaPolicy:
         ConfigError: there are more or fewer, or episodes without an instruction.
     """
     names = parts.whole.action_names
-    if len(names) != len(policy.config.action_names) and isinstance(policy, OpenVla):
+    if isinstance(policy, Pi0):
+        policy.resize(len(names), len(parts.whole.state_names), len(parts.cameras))
+    elif len(names) != len(policy.config.action_names) and isinstance(policy, OpenVla):
         policy.resize(len(names))
     policy.config = replace(policy.config, action_names=names)
     check(policy, parts)
@@ -271,7 +279,8 @@ def with_policy(training: Training, folder: Path) -> Training:
             f"{folder} holds a {type(config).__name__}, no vision-language-action model; make one "
             "with saccade vla swap"
         )
-    window = replace(training.window, history=config.history, stride=config.stride)
+    chunk = getattr(config, "chunk", 1)
+    window = replace(training.window, history=config.history, stride=config.stride, chunk=chunk)
     return replace(training, objective=replace(objective, policy=policy), window=window)
 
 

@@ -1,4 +1,4 @@
-"""OpenVLA with any eyes: fine-tuned by its authors' recipe, or small and whole on two cores.
+"""OpenVLA and pi0 with any eyes: fine-tuned by a published recipe, or small on two cores.
 
     saccade vla swap --base BASE --encoder RUN --mode replace --data DATA --out runs/swapped
     saccade train vla:finetune --policy runs/swapped --data DATA --demos 0.2 --out runs/tuned
@@ -18,6 +18,7 @@ from saccade.recipes.statevla import LIBERO, source
 from saccade.train.config import TrainConfig
 from saccade.vla.imitation import PretrainedVlaConfig, VlaImitationConfig
 from saccade.vla.loading import SmallOpenVlaConfig
+from saccade.vla.published_pi0 import SmallPi0Config
 
 ONE = ChunkWindow(chunk=1, every=1)
 
@@ -77,7 +78,7 @@ def finetune_tiny() -> VlaTraining:
 
 
 def debug() -> VlaTraining:
-    """All of it in seconds on a laptop: no data, no accelerator, one layer."""
+    """A small OpenVLA, all of it, in seconds on a laptop: no data, no accelerator, one layer."""
     policy = SmallOpenVlaConfig(
         texts=("go to the red square", "go to the blue square"),
         dim=32,
@@ -90,6 +91,26 @@ def debug() -> VlaTraining:
         objective=VlaImitationConfig(policy=policy, learn="all", adapt=None),
         source=SourceConfig(episodes=reach.episodes, camera="agentview", shares=reach.shares),
         window=ONE,
+        eval_samples=32,
+        train=TrainConfig(samples=64, batch_size=8, workers=0, eval_every=4, save_every=4),
+    )
+
+
+def pi0_debug() -> VlaTraining:
+    """A small pi0 with two cameras, all of it, in seconds on a laptop."""
+    policy = SmallPi0Config(
+        texts=("go to the red square", "go to the blue square"),
+        dim=32,
+        depth=1,
+        patch=8,
+        image_size=32,
+        chunk=4,
+        cameras=2,
+    )
+    return VlaTraining(
+        objective=VlaImitationConfig(policy=policy, learn="all", adapt=None),
+        source=source(ReachConfig()),
+        window=ChunkWindow(chunk=4, every=1),
         eval_samples=32,
         train=TrainConfig(samples=64, batch_size=8, workers=0, eval_every=4, save_every=4),
     )

@@ -14,10 +14,12 @@ Written after TensorFlow's documented formulas: antialiased ``tf.image.resize`` 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import simplejpeg
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -35,6 +37,7 @@ class PixelsConfig:
     Args:
         frame: side of the squares that the policy is given, those that were recorded.
         size: side of what the towers see.
+        filter: of resizing: OpenVLA's ``lanczos``, or pi0's ``linear``.
         jpeg: compress and decompress frames first.
         area: share of the picture's area that is cropped; 1 crops nothing.
         brightness: largest change, of [0, 1].
@@ -45,6 +48,7 @@ class PixelsConfig:
 
     frame: int = 256
     size: int = 224
+    filter: Literal["lanczos", "linear"] = "lanczos"
     jpeg: bool = True
     area: float = 0.9
     brightness: float = 0.2
@@ -69,7 +73,8 @@ class PixelsConfig:
         flat = video.flatten(0, 1)
         if self.jpeg:
             flat = jpeg(flat)
-        return lanczos(flat, self.size).unflatten(0, video.shape[:2])
+        small = lanczos(flat, self.size) if self.filter == "lanczos" else linear(flat, self.size)
+        return small.unflatten(0, video.shape[:2])
 
     def shown(self, video: UInt8[Tensor, "b t 3 h w"]) -> UInt8[Tensor, "b t 3 s s"]:
         """Return what the towers see at work: the middle of each frame."""
@@ -120,6 +125,14 @@ def lanczos(frames: UInt8[Tensor, "n 3 h w"], size: int) -> UInt8[Tensor, "n 3 s
     rows = lanczos_weights(height, size).to(frames.device)
     columns = lanczos_weights(width, size).to(frames.device)
     return (rows @ frames.float() @ columns.T).round().clamp(0, 255).to(torch.uint8)
+
+
+def linear(frames: UInt8[Tensor, "n 3 h w"], size: int) -> UInt8[Tensor, "n 3 s s"]:
+    """Resize to a square, bilinearly and antialiased."""
+    if frames.shape[-2:] == (size, size):
+        return frames
+    small = F.interpolate(frames.float(), (size, size), mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8)
 
 
 @lru_cache(16)

@@ -91,11 +91,12 @@ class VlaPolicy(Policy):
         names = []
         for module in (module for part in adapted for module in own[part]):
             assert adapt is not None
-            names += add_lora(module, adapt.lora, unused(module))
+            if not isinstance(module, nn.Linear):  # one alone has no inside: pi0's last map
+                names += add_lora(module, adapt.lora, self.unused(module))
         for part in wanted:
             for module in own[part]:
                 module.requires_grad_(True)
-                for name in unused(module):
+                for name in self.unused(module):
                     module.get_submodule(name).requires_grad_(False)
         for tower in self.eyes.modules():
             if isinstance(tower, EncoderTower):
@@ -110,6 +111,10 @@ class VlaPolicy(Policy):
                 raise ConfigError(f"the policy has no {part} to train; it has {', '.join(there)}")
         if both := sorted(set(wanted) & set(adapted)):
             raise ConfigError(f"{both[0]} cannot both learn and be adapted; choose one")
+
+    def unused(self, module: nn.Module) -> list[str]:
+        """Name what no forward pass of a module reads."""
+        return module.unused() if isinstance(module, PublishedTower) else []
 
     def new_parts(self) -> tuple[Part, ...]:
         """Return what an exchange of eyes has made: no published model has it."""
@@ -162,11 +167,6 @@ class VlaPolicy(Policy):
                 "fine-tune it before it is saved"
             )
         super().save_pretrained(folder, self.config, card)
-
-
-def unused(module: nn.Module) -> list[str]:
-    """Name what no forward pass of a module reads."""
-    return module.unused() if isinstance(module, PublishedTower) else []
 
 
 def digest(modules: Iterable[nn.Module]) -> str:

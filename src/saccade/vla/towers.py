@@ -27,6 +27,7 @@ from saccade.errors import ConfigError
 from saccade.models.hub_folder import require_transformers
 from saccade.models.one_frame import grid_of, repeats
 from saccade.types import Encoder
+from saccade.vla.pixels import linear
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -114,13 +115,12 @@ class PublishedTower(Tower):
 
     def unused(self) -> list[str]:
         """Name the submodules that are in the files and that nothing reads."""
+        pooled = ["network.head"] if self.shape.kind == "siglip" and self.shape.pooling else []
         if self.shape.layer == "last":
-            return ["network.head"] if self.shape.kind == "siglip" else []
+            return pooled
         dino = self.shape.kind == "dinov2"
         block = f"network.encoder.{'layer' if dino else 'layers'}.{self.shape.depth - 1}"
-        return [block, *(["network.layernorm"] if dino else ["network.post_layernorm"])] + (
-            [] if dino else ["network.head"]
-        )
+        return [block, "network.layernorm" if dino else "network.post_layernorm", *pooled]
 
     def forward(self, video: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b n d"]:
         """Look at the last frame.
@@ -259,10 +259,7 @@ def squares(video: UInt8[Tensor, "b t 3 h w"], size: int) -> UInt8[Tensor, "b t 
     """Resize square frames, antialiased."""
     if video.shape[-1] == size:
         return video
-    small = F.interpolate(
-        video.flatten(0, 1).float(), (size, size), mode="bilinear", antialias=True
-    )
-    return small.round().clamp(0, 255).to(torch.uint8).unflatten(0, video.shape[:2])
+    return linear(video.flatten(0, 1), size).unflatten(0, video.shape[:2])
 
 
 def resample(tokens: Float[Tensor, "b n d"], grid: int) -> Float[Tensor, "b m d"]:
