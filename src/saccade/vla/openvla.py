@@ -128,14 +128,6 @@ class OpenVla(VlaPolicy):
         found["language"] = [self.language]
         return found
 
-    def observe(self, clip: Clip) -> Observation:
-        """Return what the policy may see of a sample."""
-        text = clip["text"]
-        assert not isinstance(text, str), "a batch has a list of texts"
-        history = self.config.history
-        video, state = clip["video"][:, :history], clip["state"][:, :history]
-        return Observation(video=video, state=state, text=text)
-
     def losses(
         self, clip: Clip, observation: Observation | None = None
     ) -> Mapping[str, Float[Tensor, ""]]:

@@ -188,14 +188,6 @@ class Pi0(VlaPolicy):
         parts = ("self_attn.q_proj", "self_attn.o_proj", "mlp", "post_attention_layernorm")
         return ["norm", *(f"{last}.{part}" for part in parts)]
 
-    def observe(self, clip: Clip) -> Observation:
-        """Return what the policy may see of a sample."""
-        text = clip["text"]
-        assert not isinstance(text, str), "a batch has a list of texts"
-        history = self.config.history
-        video, state = clip["video"][:, :history], clip["state"][:, :history]
-        return Observation(video=video, state=state, text=text)
-
     def losses(
         self, clip: Clip, observation: Observation | None = None
     ) -> Mapping[str, Float[Tensor, ""]]:

@@ -124,7 +124,11 @@ class VlaPolicy(Policy):
 
     def observe(self, clip: Clip) -> Observation:
         """Return what the policy may see of a sample."""
-        raise NotImplementedError
+        text = clip["text"]
+        assert not isinstance(text, str), "a batch has a list of texts"
+        history = self.config.history
+        video, state = clip["video"][:, :history], clip["state"][:, :history]
+        return Observation(video=video, state=state, text=text)
 
     def losses(
         self, clip: Clip, observation: Observation | None = None
