@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import threading
 
+from saccade.errors import ConfigError
+
 
 def die_with_parent() -> None:
     """End this process when its parent ends, however that happens, so that no orphan works on."""
@@ -15,3 +17,18 @@ def die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def require_own_main() -> None:
+    """Refuse to work while a process that a script has started imports that script anew.
+
+    The script would wait for that process, and that process for what the script has locked.
+
+    Raises:
+        ConfigError: it says what to write into the script.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(
+            "this script reads data while a process that it has started imports it; put what it "
+            'does into a function, and call that under `if __name__ == "__main__":`'
+        )

@@ -208,7 +208,7 @@ def _evaluation(command: Rollouts) -> Evaluation:
         player=player,
         protocol=protocol,
         tasks=command.tasks,
-        initial_states=_numbers(command.initial_states),
+        initial_states=numbers(command.initial_states),
         seeds=command.seeds,
         floors={name: _floor(name, command) for name in command.floors if name != called},
         floor_trials=command.floor_trials,
@@ -225,7 +225,7 @@ def _protocol(command: Rollouts, suite: str) -> Protocol:
 
     usual = "metaworld" if suite.startswith("metaworld") else "lerobot"
     found = protocols.named(command.protocol or usual)
-    states = _numbers(command.initial_states)
+    states = numbers(command.initial_states)
     if states and command.trials not in (None, len(states)):
         raise ConfigError(
             f"--trials {command.trials} and {len(states)} --initial-states do not agree; give one"
@@ -255,7 +255,7 @@ def _floor(name: str, command: Rollouts) -> PlayerConfig:
     return ReplayMeanConfig(data=data_set(command.demonstrations, command.data_options))
 
 
-def _numbers(words: Sequence[str]) -> tuple[int, ...]:
+def numbers(words: Sequence[str]) -> tuple[int, ...]:
     """Read numbers and ranges, whose end is left out: ``0:10 12``.
 
     Raises:

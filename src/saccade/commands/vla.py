@@ -1,18 +1,30 @@
 """``saccade vla VERB``: vision-language-action models, and what they see with."""
 
-from dataclasses import dataclass
+import os
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from saccade.checkpoint import CONFIG
-from saccade.commands.common import data_set, replace_folder, say
+from saccade.commands.common import command_line, data_set, load_recipe, replace_folder, say
+from saccade.commands.evaluate import Line, numbers
 from saccade.config import Config
 from saccade.errors import ConfigError
+from saccade.evals import protocols
 from saccade.experiments.source import SourceConfig
-from saccade.experiments.vla import Exchange, encoder_named
+from saccade.experiments.suites import suite_named
+from saccade.experiments.training import with_budget
+from saccade.experiments.vla import Exchange, VlaTraining, encoder_named
+from saccade.experiments.vla_comparison import SETTINGS, Model, Rollouts, VlaComparison
 from saccade.models.hub_folder import read_json
+from saccade.recipes import vla as recipes
+from saccade.report import vla_page
+from saccade.types import Encoder
 from saccade.vla.imitation import PretrainedVlaConfig
 from saccade.vla.loading import PublishedOpenVlaConfig, SmallOpenVlaConfig
 from saccade.vla.policy import VlaPolicy
@@ -25,13 +37,101 @@ USAGE = """Vision-language-action models with other eyes: OpenVLA and pi0.
 usage: saccade vla VERB ...    saccade vla VERB --help teaches, with an example
 
   swap       a model and an encoder -> a policy that sees with it, ready to be fine-tuned
+  compare    models x encoders: swap, fine-tune, let act; one table with intervals, one page
 
-Then: saccade train vla:finetune --policy SWAPPED --data DATA --demos 0.2 --out RUN
+Between: saccade train vla:finetune --policy SWAPPED --data DATA --demos 0.2 --out RUN
       saccade evaluate RUN --suite libero_spatial --out runs/tuned_spatial
 Example: saccade vla swap --base small --encoder runs/first --mode add --data data/metaworld
 --out runs/swapped"""
 
 MODES = {"keep": "keep", "replace": "replace", "replace-one": "replace_one", "add": "add"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Exchange the eyes of models for several encoders, fine-tune all alike, and let all act.
+
+    Beside the encoders stand the model's own eyes (original), the same with a new projector
+    (re-projected, the control) and the first encoder with random weights (untrained). Fresh bases
+    (small, small-pi0) are first trained whole, on --base-data. Run the same command again after
+    an interruption: what is finished is kept.
+
+    Example: saccade vla compare --base small small-pi0 --base-data data/base --data data/target
+    --encoders two-stream=runs/eyes/train/two-stream/seed-0 video-mae=runs/b --demos 0.2
+    --suite metaworld:reach,window-open --trials 20 --workers 2 --out runs/vla
+
+    Args:
+        base: small, small-pi0, or folders of models, as for saccade vla swap.
+        encoders: NAME=RUN, or NAME=FOLDER of a DINOv2, SigLIP or CLIP.
+        mode: replace, replace-one or add; several give several rows.
+        frames: as for swap.
+        stride: as for swap.
+        keep_grid: as for swap.
+        data: demonstrations to fine-tune on; of any format.
+        data_options: options of its reader.
+        base_data: demonstrations that fresh bases are trained on first; empty takes --data.
+        camera: the camera to look through; empty takes the data set's first.
+        cameras: several, in this order, in place of it (pi0).
+        demos: share of the demonstrations to fine-tune on, of every task alike.
+        recipe: of the fine-tuning.
+        budget: samples of each fine-tuning; 0 keeps the recipe's.
+        base_budget: samples of each fresh base; 0 keeps the recipe's.
+        seeds: fine-tunings of each; a claim about trainings needs three.
+        suite: libero_spatial, _object, _goal, _10, _90, or metaworld:TASK,TASK; empty leaves
+            rollouts out.
+        protocol: as for saccade evaluate.
+        tasks: numbers of tasks; none means all.
+        trials: rollouts of each task, in place of the protocol's.
+        initial_states: those of the trials, such as 0:10; none means the first ones.
+        horizon: steps of the policy, in place of the protocol's.
+        assets: folder or archive of LIBERO's meshes and textures.
+        pictures: frames that replace-one is fitted on.
+        tokenizer: as for swap.
+        frame: as for swap.
+        dtype: as for swap.
+        device: that policies act on: cpu, cuda, or auto.
+        workers: processes of the rollouts.
+        jobs: fine-tunings at once; 0 means one per core, or one where there is a GPU.
+        cache: folder of decoded frames.
+        out: folder of everything.
+        overwrite: delete the folder first.
+        dry_run: say what would be done, and how long and large, and do nothing.
+    """
+
+    base: tuple[str, ...]
+    encoders: tuple[str, ...]
+    mode: tuple[Literal["replace", "replace-one", "add"], ...] = ("replace",)
+    frames: Literal["repeat", "history"] = "repeat"
+    stride: int = 1
+    keep_grid: bool = False
+    data: str
+    data_options: tuple[str, ...] = ()
+    base_data: str = ""
+    camera: str = ""
+    cameras: tuple[str, ...] = ()
+    demos: float = 0.2
+    recipe: str = ""
+    budget: int = 0
+    base_budget: int = 0
+    seeds: int = 1
+    suite: str = ""
+    protocol: str = ""
+    tasks: tuple[int, ...] = ()
+    trials: int | None = None
+    initial_states: tuple[str, ...] = ()
+    horizon: int | None = None
+    assets: Path | None = None
+    pictures: int = 2000
+    tokenizer: Path | None = None
+    frame: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "cpu"
+    workers: int = 1
+    jobs: int = 0
+    cache: str = ""
+    out: Path
+    overwrite: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,22 +206,18 @@ def main(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
+    if args[0] == "compare":
+        return compare(tyro.cli(Compare, args=args[1:], prog="saccade vla compare"), args)
     if args[0] != "swap":
-        raise ConfigError(f"there is no `saccade vla {args[0]}`; there is swap")
+        raise ConfigError(f"there is no `saccade vla {args[0]}`; there are swap and compare")
     return swap(tyro.cli(Swap, args=args[1:], prog="saccade vla swap"))
 
 
 def swap(command: Swap) -> int:
     """Exchange the eyes and save the policy."""
-    source = SourceConfig(
-        episodes=data_set(command.data, command.data_options),
-        camera=command.camera,
-        cameras=command.cameras,
-        shares=(0.9, 0.1, 0.0),
-        cache=command.cache,
-    )
+    source = seen_through(command, command.data)
     exchange = Exchange(
-        base=base_named(command, source),
+        base=base_named(command.base, source, command),
         swap=SwapConfig(
             mode=MODES[command.mode],  # pyright: ignore[reportArgumentType]
             encoder=encoder_named(command.encoder),
@@ -155,17 +251,147 @@ def swap(command: Swap) -> int:
     return 0
 
 
-def base_named(command: Swap, source: SourceConfig) -> Config[VlaPolicy]:
-    """Find the base: fresh, of ours, or published.
+def compare(command: Compare, args: list[str]) -> int:
+    """Compare eyes, and print the table."""
+    comparison = planned(command)
+    comparison.check()
+    if command.dry_run:
+        for line in comparison.plan():
+            print(line)
+        return 0
+    if command.overwrite:
+        replace_folder(command.out, SETTINGS)
+    results = comparison.run(
+        command.out,
+        command=command_line("vla", args),
+        jobs=command.jobs,
+        report=say,
+        played=Line(),
+    )
+    show(results, command.out)
+    return 0
+
+
+def planned(command: Compare) -> VlaComparison:
+    """Return what the command asks for.
+
+    Raises:
+        ConfigError: settings that do not go together.
+    """
+    data = seen_through(command, command.data)
+    before = seen_through(command, command.base_data or command.data)
+    fresh = all(name in SMALL for name in command.base)
+    recipe = command.recipe or ("vla:finetune_tiny" if fresh else "vla:finetune")
+    tuning = load_recipe(recipe)
+    whole = with_budget(replace(recipes.whole_tiny(), source=before), command.base_budget, seed=0)
+    if not isinstance(tuning, VlaTraining):
+        raise ConfigError(f"{recipe} fine-tunes no vision-language-action model; use vla:finetune")
+    models = tuple(
+        Model(
+            name="-".join(name.split("/")[-2:]) if name not in SMALL else name,
+            policy=base_named(name, before if name in SMALL else data, command, data),
+            training=whole if name in SMALL else None,
+        )
+        for name in command.base
+    )
+    return VlaComparison(
+        models=models,
+        encoders=dict(map(named_encoder, command.encoders)),
+        modes=tuple(MODES[mode] for mode in command.mode),  # pyright: ignore[reportArgumentType]
+        frames=command.frames,
+        stride=command.stride,
+        keep_grid=command.keep_grid,
+        tuning=replace(tuning, source=replace(data, demos=command.demos)),
+        samples=command.budget,
+        seeds=command.seeds,
+        rollouts=rollouts(command),
+        pictures=command.pictures,
+        device=command.device,
+    )
+
+
+def rollouts(command: Compare) -> Rollouts | None:
+    """Return where policies act, if they are to."""
+    if not command.suite:
+        return None
+    suite = suite_named(command.suite, command.assets)
+    states = numbers(command.initial_states)
+    usual = "metaworld" if suite.name.startswith("metaworld") else "lerobot"
+    protocol = protocols.named(command.protocol or usual).changed(
+        suite.name, trials=len(states) or command.trials, horizon=command.horizon
+    )
+    return Rollouts(
+        suite=suite,
+        protocol=protocol,
+        tasks=command.tasks,
+        initial_states=states,
+        workers=command.workers,
+    )
+
+
+def seen_through(command: "Compare | Swap", data: str) -> SourceConfig:
+    """Return demonstrations, nine of ten for training."""
+    return SourceConfig(
+        episodes=data_set(data, command.data_options),
+        camera=command.camera,
+        cameras=command.cameras,
+        shares=(0.9, 0.1, 0.0),
+        cache=command.cache,
+    )
+
+
+def named_encoder(text: str) -> tuple[str, Config[Encoder]]:
+    """Read ``NAME=RUN``.
+
+    Raises:
+        ConfigError: the text has another form, or names the model's own eyes.
+    """
+    name, equals, place = text.partition("=")
+    found = encoder_named(place) if equals and name and place else None
+    if found is None:
+        raise ConfigError(f"--encoders {text} is not of the form NAME=RUN, as two-stream=runs/a")
+    return name, found
+
+
+def show(results: dict[str, Any], folder: Path) -> None:
+    """Print the table, the verdict, the alarms, and where the page is."""
+    columns = os.environ.get("COLUMNS")
+    width = int(columns) if columns else None if sys.stdout.isatty() else 160
+    console = Console(width=width, highlight=False, markup=False)
+    for model in results["models"]:
+        head = vla_page.columns(results, model)
+        table = Table(title=model["name"], header_style="bold", title_justify="left")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="right" if i else "left")
+        for row in model["rows"]:
+            table.add_row(*vla_page.cells(row, results))
+        console.print(table)
+    for name, rate in results["floors"].items():
+        console.print(f"Floor {name}: {vla_page.percent(rate)}.")
+    console.print(f"\nVerdict: {results['verdict']['sentence']}")
+    for detail in results["verdict"]["details"]:
+        if " minus " not in detail:  # the page has all pairs, the table those with the control
+            console.print(detail)
+    for alarm in results["alarms"]:
+        told = f"Alarm, {alarm['name']} ({alarm['where']}): {alarm['detail']}"
+        console.print(told, soft_wrap=True)
+    print(f"report: {(folder / 'report.html').resolve()}")
+
+
+def base_named(
+    base: str, source: SourceConfig, command: Swap | Compare, *more: SourceConfig
+) -> Config[VlaPolicy]:
+    """Find a base: fresh, of ours, or published. Fresh ones know the words of ``more`` data too.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    folder = Path(command.base)
-    if command.base in SMALL:
+    folder = Path(base)
+    if base in SMALL:
         episodes = source.episodes.build()
-        texts = tuple(sorted(set(episodes.tasks)))
-        if command.base == "small-pi0":
+        every = [episodes.tasks, *(other.episodes.build().tasks for other in more)]
+        texts = tuple(sorted({text for tasks in every for text in tasks}))
+        if base == "small-pi0":
             return SmallPi0Config(texts=texts)  # other numbers of things are set by the data
         return SmallOpenVlaConfig(texts=texts, action_names=episodes.action_names)
     inside = folder / "policy"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 
@@ -28,6 +28,7 @@ from saccade.train.sync import Sync
 from saccade.types import Clip, Encoder, Objective
 
 PICTURES = 4
+AnyTraining = TypeVar("AnyTraining", bound="Training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +309,7 @@ def pictures(objective: Objective, clip: Clip, device: torch.device) -> dict[str
     return {name: value.clamp(0, 1).cpu() for name, value in shown.items()}
 
 
-def with_budget(training: Training, samples: int, seed: int) -> Training:
+def with_budget(training: AnyTraining, samples: int, seed: int) -> AnyTraining:
     """Return the same training with another number of samples (0 keeps it) and another seed."""
     settings = replace(training.train, seed=seed, samples=samples or training.train.samples)
     return replace(training, train=settings)

@@ -54,7 +54,7 @@ class VlaImitationConfig(Config["VlaImitation"]):
         policy: a published model, or one that ``saccade vla swap`` has left.
         learn: parts that learn in full; ``new`` are those that the swap has made, ``all`` all.
         adapt: low-rank adapters; none where all learns.
-        warm_up: steps before adapters begin to move.
+        warm_up: steps before adapters begin to move, where anything else learns.
     """
 
     policy: Config[VlaPolicy]
@@ -96,7 +96,7 @@ class VlaImitation(Objective):
                 "objective.learn or objective.adapt"
             )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        if config.warm_up:
+        if config.warm_up and learn:  # else there is nothing to wait for
             for name, value in self.policy.named_parameters():
                 if ".lora_" in name:
                     value.register_hook(self._later)

@@ -28,6 +28,7 @@ from saccade.data.files.faults import OnError, Skipped
 from saccade.data.framed import SquareEpisodes
 from saccade.data.transforms import Framing
 from saccade.errors import DataError
+from saccade.processes import require_own_main
 from saccade.progress import progress as shown
 
 VERSION = 2  # of what ``Framing`` computes and of the files; a new one makes new caches
@@ -140,6 +141,7 @@ class CachedEpisodes(SquareEpisodes):
         missing = {camera: self._missing(camera) for camera in self.cameras}
         if not any(missing.values()):
             return
+        require_own_main()
         left = sum(self.lengths[i] for members in missing.values() for i in members)
         folder.mkdir(parents=True, exist_ok=True)
         need = left * 3 * self.size**2
