@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
 from saccade import __version__, cli
@@ -150,8 +151,9 @@ def test_a_file_in_place_of_a_folder_is_named(saccade: Saccade, tmp_path: Path) 
     ("error", "code", "told"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (MemoryError(), 7, "out of memory; lower the batch size"),
-        (RuntimeError("CUDA out of memory. Tried"), 7, "out of memory; lower the batch size"),
+        (MemoryError(), 7, "out of memory; ask for less"),
+        (RuntimeError("CUDA out of memory. Tried"), 7, "out of memory; ask for less"),
+        (RuntimeError("CPUAllocator: can't allocate memory"), 7, "out of memory; ask for less"),
         (ModuleNotFoundError("No", name="mujoco"), 2, "mujoco is not installed; `saccade doctor`"),
         (OSError(errno.EROFS, "Read-only file system", "/a"), 2, "/a: Read-only file system; give"),
         (OSError(errno.EISDIR, "Is a directory", "/a"), 2, "/a: Is a directory; give a place"),
@@ -168,6 +170,20 @@ def test_what_happens_to_a_process_has_a_code(
     done = saccade("report")
     assert done.code == code
     assert done.err.startswith(f"error[{code}]: {told}")
+
+
+@pytest.mark.parametrize(("verb", "mend"), [("train", "--train.accumulate"), ("vla", "--dtype")])
+def test_a_want_of_memory_says_which_option_mends_it(
+    saccade: Saccade, monkeypatch: pytest.MonkeyPatch, verb: str, mend: str
+) -> None:
+    def fails(args: list[str]) -> int:
+        return len(torch.empty(2**60, dtype=torch.uint8))  # torch's own error
+
+    monkeypatch.setattr(f"saccade.commands.{verb}.main", fails)
+    done = saccade(verb, "x")
+    assert done.code == 7
+    assert len(done.err.strip().splitlines()) == 1
+    assert mend in done.err
 
 
 def test_a_mistake_of_the_program_is_not_dressed_up(

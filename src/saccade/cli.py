@@ -10,7 +10,7 @@ import importlib
 import sys
 
 from saccade import __version__
-from saccade.errors import ConfigError, SaccadeError
+from saccade.errors import ConfigError, OutOfMemory, SaccadeError, is_out_of_memory
 
 USAGE = """Saccade: learn what a robot needs to see, and prove it.
 
@@ -45,7 +45,15 @@ VERBS = (
     *("doctor", "collect", "data", "train", "runs", "watch", "probe", "compare", "ablate", "sweep"),
     *("evaluate", "serve", "energy", "plan", "vla", "export", "report", "demo"),
 )
-OUT_OF_MEMORY, INTERRUPTED = 7, 130
+INTERRUPTED = 130
+LESS_MEMORY = {
+    "train": "lower --train.batch-size, raise --train.accumulate, or give "
+    "--train.checkpoint-activations",
+    "vla": "give --dtype bfloat16, a smaller --base, or fewer --jobs",
+    **dict.fromkeys(("compare", "sweep", "ablate"), "give fewer --jobs, or smaller batches"),
+    "probe": "give a lower --probe.most, or --probe.precision bfloat16",
+    "evaluate": "give fewer --workers",
+}
 ELSEWHERE, SPACE = (2, "give a place that may be written"), (5, "free some space and run again")
 HANDLES = 2, "allow more open files (ulimit -n 4096), or use fewer --train.workers"
 UNWRITABLE = (
@@ -78,11 +86,10 @@ def main(argv: list[str] | None = None) -> int:
         code, mend = UNWRITABLE[error.errno]
         return fail(code, f"{error.filename}: {error.strerror}; {mend}")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        return fail(
-            OUT_OF_MEMORY, "out of memory; lower the batch size or raise --train.accumulate"
-        )
+        mend = LESS_MEMORY.get(args[0], "ask for less at once, or use a machine with more")
+        return fail(OutOfMemory.exit_code, f"out of memory; {mend}")
 
 
 def run(args: list[str]) -> int:

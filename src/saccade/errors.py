@@ -42,6 +42,12 @@ class NumericError(SaccadeError, FloatingPointError):
     exit_code = 6
 
 
+class OutOfMemory(SaccadeError):
+    """Less memory than the work needs, on a GPU or here."""
+
+    exit_code = 7
+
+
 class BusyError(SaccadeError):
     """Another process works in this folder."""
 
@@ -54,3 +60,10 @@ class Stopped(SaccadeError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # 75 after SIGTERM: resume me; 130 after Ctrl-C
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, of CUDA or of torch's allocator is about memory."""
+    words = ("out of memory", "can't allocate memory")
+    about = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return about or isinstance(error, MemoryError)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade.errors import SaccadeError, Stopped
+from saccade.errors import OutOfMemory, SaccadeError, Stopped
 from saccade.experiments.parallel import train_all
 from saccade.experiments.training import with_budget
 from saccade.recipes import video_mae
@@ -27,6 +27,16 @@ def test_the_first_failure_ends_all_with_its_own_code(
     assert "bad: the training config cannot work: lr must be above 0" in capfd.readouterr().err
     assert told == ["training bad (1 of 2)"]
     assert not (tmp_path / "late").exists()
+
+
+def test_a_want_of_memory_is_told_as_such(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    huge = replace(QUICK, train=replace(QUICK.train, batch_size=2**40, samples=2**40))
+    with pytest.raises(OutOfMemory, match="a ran out of memory; give fewer --jobs") as caught:
+        train_all({"a": (huge, tmp_path / "a")}, jobs=1)
+    assert caught.value.exit_code == 7
+    assert "a: out of memory" in capfd.readouterr().err
 
 
 def test_a_signal_before_the_first_step_is_obeyed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from saccade.errors import SaccadeError, Stopped
+from saccade.errors import OutOfMemory, SaccadeError, Stopped, is_out_of_memory
 from saccade.experiments.source import Report
 from saccade.experiments.training import Training
 from saccade.processes import die_with_parent
@@ -62,6 +62,8 @@ def train_all(
 def _check(label: str, process: SpawnProcess) -> None:
     process.join()
     if process.exitcode:
+        if process.exitcode == OutOfMemory.exit_code:
+            raise OutOfMemory(f"{label} ran out of memory; give fewer --jobs, or smaller batches")
         error = SaccadeError(f"{label} ended with exit code {process.exitcode}; see above")
         error.exit_code = max(process.exitcode, 1)
         raise error
@@ -100,3 +102,8 @@ def _train(label: str, training: Training, folder: Path, threads: int) -> None:
     except SaccadeError as error:
         sys.stderr.write(f"{label}: {error}\n")
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"{label}: out of memory\n")
+        sys.exit(OutOfMemory.exit_code)

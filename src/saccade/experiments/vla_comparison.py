@@ -179,6 +179,20 @@ class VlaComparison:
                 return {UNTRAINED: from_dict(read_record(encoder.folder)["model"])}
         return {}
 
+    def seen_before(self) -> list[str]:
+        """Name encoders whose training may have seen demonstrations that are held out here."""
+        source = self.tuning.source
+        found = []
+        for name, encoder in self.encoders.items():
+            record = getattr(encoder, "folder", Path()).parent / "experiment.json"
+            if not record.is_file():
+                continue
+            other = from_dict(json.loads(record.read_text())).source
+            dealt = [(one.shares[0], one.split_seed, one.held_out_tasks) for one in (source, other)]
+            if place_of(source) == place_of(other) and dealt[0] != dealt[1]:
+                found.append(name)
+        return found
+
     def plan(self) -> list[str]:
         """Say what would be done."""
         train, arms = self.tuning.train, self.arms()
@@ -368,3 +382,9 @@ class VlaComparison:
             execute=protocol.execute,
             ensemble=protocol.ensemble,
         )
+
+
+def place_of(source: SourceConfig) -> str:
+    """Return where the data of a source lie, however the path was written."""
+    root = getattr(source.episodes, "root", None)
+    return str(source.episodes) if root is None else str(Path(root).resolve())

@@ -95,7 +95,10 @@ def gather(
     }
     for model in models:
         model.pop("data", None)
-    alarms = _alarms(found)
+    detail = "it was trained on these data, dealt otherwise: held-out pictures are not new to it"
+    alarms = [
+        {"name": "leak", "where": name, "detail": detail} for name in comparison.seen_before()
+    ] + _alarms(found)
     return found | {"alarms": alarms, "verdict": verdict(found)}
 
 
@@ -247,10 +250,10 @@ def _outcomes(
     return found
 
 
-def _curve(run: Path) -> list[tuple[int, float]]:
+def _curve(run: Path) -> list[list[int | float]]:
     """Return the held-out loss of a fine-tuning by the samples it had seen."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["samples"], line["eval/loss"]) for line in lines if "eval/loss" in line]
+    return [[line["samples"], line["eval/loss"]] for line in lines if "eval/loss" in line]
 
 
 def _fixed_losses(control: Path) -> list[tuple[float, float]]:
@@ -265,9 +268,9 @@ def _fixed_losses(control: Path) -> list[tuple[float, float]]:
     return found
 
 
-def _first(curve: Sequence[tuple[int, float]], loss: float) -> int | None:
+def _first(curve: Sequence[Sequence[int | float]], loss: float) -> int | None:
     """Return after how many samples a loss was reached, None where it never was."""
-    return next((samples for samples, found in curve if found <= loss), None)
+    return next((int(samples) for samples, found in curve if found <= loss), None)
 
 
 def _adjust(models: Sequence[Mapping[str, Any]]) -> None:

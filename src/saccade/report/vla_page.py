@@ -25,6 +25,8 @@ KIND, FORMAT = "vla", 1
 TABLE = "table.md"
 PARTS = {"token_accuracy": "token accuracy", "action_error": "action error"}
 MEANING = {
+    "leak": "an encoder has seen pictures of held-out demonstrations (no commands): train it with "
+    "--source.shares 0.9 0.1 0.0, as the fine-tuning deals them",
     "no better than blind": "the policy predicts no better than how commands are spread: it has "
     "not learned to look, so train longer (--budget) or on more demonstrations (--demos)",
     "no headroom": "the control is not shown to succeed more often than a floor, so success rates "
@@ -102,7 +104,7 @@ def cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
     found += [DASH if one is None else f"{one:,}" for one in row["samples_to"]]
     found.append(_span(scores["loss"], 3))
     if "token_accuracy" in scores:
-        found.append(_span(scores["token_accuracy"], 1, 100, " %"))
+        found.append(_span(scores["token_accuracy"], 1, 100.0, " %"))
     found.append(_span(scores["action_error"], 3))
     if results["suite"]:
         beside = row["success_beside"].get("control")
@@ -129,7 +131,7 @@ def markdown(results: Mapping[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def _span(found: Mapping[str, Any], digits: int, scale: float = 1, unit: str = "") -> str:
+def _span(found: Mapping[str, Any], digits: int, scale: float = 1.0, unit: str = "") -> str:
     value, low, high = (number(scale * found[key], digits) for key in ("value", "low", "high"))
     return f"{value}{unit} [{low}, {high}]"
 

@@ -147,8 +147,8 @@ class SmallOpenVlaConfig(Config[OpenVla]):
     family: Literal["llama", "qwen2"] = "llama"
     dim: int = 64
     depth: int = 2
-    patch: int = 14
-    image_size: int = 56
+    patch: int = 8
+    image_size: int = 64
     frame: int = 0
     action_names: tuple[str, ...] = LIBERO_ACTIONS
 

@@ -152,8 +152,8 @@ class SmallPi0Config(Config[Pi0]):
     texts: tuple[str, ...]
     dim: int = 64
     depth: int = 2
-    patch: int = 14
-    image_size: int = 56
+    patch: int = 8
+    image_size: int = 64
     frame: int = 0
     chunk: int = 10
     action_names: tuple[str, ...] = LIBERO_ACTIONS
