@@ -4,11 +4,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 
-from saccade.experiments.pace import computing_with, seconds_per_sample
+from saccade.experiments import pace
+from saccade.experiments.pace import computing_with, cost, saved_bytes, seconds_per_sample
 from saccade.objectives.video_mae import VideoMAE, VideoMAEConfig
 from saccade.recipes import two_stream, video_mae
+from saccade.types import Objective
 
 NAP = 0.05
 
@@ -50,3 +53,43 @@ def test_threads_are_given_back() -> None:
     with computing_with(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_memory_is_counted_and_time_is_measured() -> None:
+    training = two_stream.debug()
+    found = cost(training)
+    objective = training.build()
+    learned = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    every = sum(p.nbytes for p in objective.parameters())
+    every += sum(b.nbytes for b in objective.buffers())
+    assert found.held == every + (4 + 8) * learned  # gradients, two moments
+    assert found.samples == training.train.batch_size
+    assert found.seconds is not None
+    assert found.seconds > 0
+    said = found.told(training)
+    assert "samples/s" in said
+    assert f"{training.train.samples:,}" in said
+
+
+def test_activations_are_those_that_autograd_keeps() -> None:
+    class Square(Objective):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(10, 10))
+
+        def forward(self, clip: Any) -> Any:
+            x = clip["video"] @ self.weight  # keeps the picture: 40 bytes a sample
+            return (x * x).sum(), {}  # keeps x, once: 40 more
+
+    for samples in (1, 3):
+        clip: Any = {"video": torch.ones(samples, 10)}
+        objective: Any = Square()
+        assert saved_bytes(objective, clip, two_stream.debug()) == 80 * samples
+
+
+def test_what_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "free_bytes", lambda _: 1000)
+    training = two_stream.debug()
+    found = cost(training)
+    assert found.seconds is None
+    assert "more than there is: lower train.batch_size" in found.told(training)

@@ -17,6 +17,7 @@ from saccade.config import to_dict
 from saccade.errors import ConfigError, Stopped
 from saccade.experiments import memory
 from saccade.experiments.acting_parts import with_encoder, with_language
+from saccade.experiments.pace import cost
 from saccade.experiments.training import Training, count
 from saccade.experiments.vla import with_policy
 from saccade.experiments.world_model import WorldModelTraining
@@ -65,6 +66,8 @@ class Command:
             of it is in the bucket, like "sudo poweroff".
         overwrite: delete the run in the folder first.
         dry_run: show the settings and sizes, of a world model the GPU memory too; do nothing.
+        estimate: make a few steps on samples of the data, say what memory and time the run takes
+            on this machine, and throw them away.
     """
 
     training: Annotated[Training, tyro.conf.arg(name="")]
@@ -83,6 +86,7 @@ class Command:
     shutdown_command: str = ""
     overwrite: bool = False
     dry_run: bool = False
+    estimate: bool = False
 
 
 def main(args: list[str]) -> int:
@@ -99,17 +103,12 @@ def main(args: list[str]) -> int:
         args=with_resume(args[1:]),
         prog=f"saccade train {args[0]}",
     )
-    training = with_data(command.training, command.data, command.data_options)
-    if command.encoder is not None:
-        training = with_encoder(training, command.encoder)
-    if command.language is not None:
-        training = with_language(training, command.language)
-    if command.policy is not None:
-        training = with_policy(training, command.policy)
-    if command.demos is not None:
-        training = replace(training, source=replace(training.source, demos=command.demos))
-    if command.dry_run:
-        describe(training)
+    training = resolved(command)
+    if command.dry_run or command.estimate:
+        if command.dry_run:
+            describe(training)
+        if command.estimate:
+            print(cost(training, say).told(training))
         return 0
     first_rank = rank_and_world()[0] == 0
     if isinstance(training, WorldModelTraining):
@@ -135,6 +134,24 @@ def main(args: list[str]) -> int:
             f"{len(result['alarms'])} alarms; {exports}"
         )
     return 0
+
+
+def resolved(command: Command) -> Training:
+    """Return the recipe with what the command puts in its place.
+
+    Raises:
+        ConfigError: the recipe has no place for it.
+    """
+    training = with_data(command.training, command.data, command.data_options)
+    if command.encoder is not None:
+        training = with_encoder(training, command.encoder)
+    if command.language is not None:
+        training = with_language(training, command.language)
+    if command.policy is not None:
+        training = with_policy(training, command.policy)
+    if command.demos is not None:
+        training = replace(training, source=replace(training.source, demos=command.demos))
+    return training
 
 
 def synced(command: Command, first_rank: bool) -> Sync | None:
