@@ -1,12 +1,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from saccade.models.vit import ViTConfig
-from saccade.types import Policy
+from saccade.types import Observation, Policy
 from saccade.vla.openvla import OpenVla
 from saccade.vla.pi0 import Pi0
 from tests.conftest import Outcome
@@ -100,6 +101,70 @@ def test_a_published_folder_is_brought_over(
     assert "--tokenizer" in lost.err
 
 
+def with_statistics(folder: Path) -> Path:
+    """Return a published OpenVLA that was fine-tuned on two suites."""
+    ends = {"q01": [-2.0] * 7, "q99": [3.0] * 7, "mask": [True] * 6 + [False]}
+    found = {name: {"action": ends} for name in ("libero_spatial", "libero_goal")}
+    (base(folder) / "dataset_statistics.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_a_published_policy_acts_as_published_without_data(
+    saccade: Saccade, tmp_path: Path
+) -> None:
+    folder, out = with_statistics(tmp_path / "base"), tmp_path / "out"
+    swap = ("vla", "swap", "--base", folder, "--out", out)
+    done = saccade(*swap, "--mode", "keep", "--statistics", "libero_spatial")
+    assert done.code == 0, done.err
+    policy = Policy.from_pretrained(out / "policy")
+    assert isinstance(policy, OpenVla)
+    contract = policy.contract
+    assert (contract.cameras, contract.orientation) == (("agentview",), "rot180")
+    assert (contract.frame_size, contract.fps, contract.chunk) == ((256, 256), 20.0, 1)
+    assert policy.bounds.high.tolist() == [3.0] * 7
+    assert policy.config.pixels.frame == 256
+    seen = Observation(
+        video=torch.zeros(1, 1, 1, 3, 256, 256, dtype=torch.uint8),
+        state=torch.zeros(1, 1, 0),
+        text=["open the drawer"],
+    )
+    assert policy.eval().act(seen).shape == (1, 1, 7)
+
+
+def test_the_range_of_actions_is_that_of_the_statistics_or_of_the_data(
+    saccade: Saccade, shared_data: Path, tmp_path: Path
+) -> None:
+    folder = with_statistics(tmp_path / "base")
+    swap = ("vla", "swap", "--base", folder, "--data", shared_data / "lerobot_v3_tiny")
+    ranges = []
+    for name, more in (("own", ("--statistics", "libero_goal")), ("data", ())):
+        done = saccade(*swap, *more, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+        policy: Any = Policy.from_pretrained(tmp_path / name / "policy")
+        ranges.append(policy.bounds.high.tolist())
+    assert ranges[0] == [3.0] * 7
+    assert ranges[1] != ranges[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--statistics", "libero_10"), "libero_goal, libero_spatial"),
+        ((), "give --data"),
+        (("--statistics", "libero_goal", "--mode", "replace"), "give --data"),
+    ],
+)
+def test_without_data_only_a_known_policy_can_be_kept(
+    saccade: Saccade, tmp_path: Path, change: tuple[str, ...], message: str
+) -> None:
+    folder = with_statistics(tmp_path / "base")
+    done = saccade("vla", "swap", "--base", folder, "--out", tmp_path / "out", *change)
+    assert done.code == 2
+    assert message in done.err.splitlines()[-1]
+    small = saccade("vla", "swap", "--base", "small", "--out", tmp_path / "out", *change)
+    assert small.code in (2, 4)
+
+
 def test_a_small_pi0_sees_two_cameras(
     saccade: Saccade, shared_data: Path, tmp_path: Path, encoder: Path
 ) -> None:
@@ -125,5 +190,5 @@ def test_a_small_pi0_sees_two_cameras(
 def test_the_verbs_are_told(saccade: Saccade) -> None:
     assert saccade("vla").code == 2
     assert "swap" in saccade("vla", "--help").out
-    assert "there is swap" in saccade("vla", "paint").err
+    assert "there are swap and compare" in saccade("vla", "paint").err
     assert "replace-one" in saccade("vla", "swap", "--help").out

@@ -19,7 +19,7 @@ from saccade.evals import protocols
 from saccade.experiments.source import SourceConfig
 from saccade.experiments.suites import suite_named
 from saccade.experiments.training import with_budget
-from saccade.experiments.vla import Exchange, VlaTraining, encoder_named
+from saccade.experiments.vla import ORIGINAL, Exchange, VlaTraining, as_published, encoder_named
 from saccade.experiments.vla_comparison import SETTINGS, Model, Rollouts, VlaComparison
 from saccade.models.hub_folder import read_json
 from saccade.recipes import vla as recipes
@@ -151,13 +151,20 @@ class Swap:
     Example: saccade vla swap --base models/openvla-7b --encoder runs/first --mode replace-one
     --data data/libero_spatial --camera agentview --out runs/swapped
 
+    Example: saccade vla swap --base models/openvla-7b-finetuned-libero-spatial --mode keep
+    --statistics libero_spatial --out runs/as_published
+
     Args:
         base: folder of an OpenVLA (the hub's, or a training's with checkpoints/) or of a pi0
             (lerobot/pi0_base), a policy of ours, or `small` or `small-pi0`: two layers and fresh
             weights, to try things on a laptop.
         encoder: a run or what it exported, the folder of a DINOv2, SigLIP or CLIP, or `original`.
-        data: what the policy is to know: cameras, frame size, actions; of any format.
+        data: what the policy is to know: cameras, frame size, actions; of any format. With
+            --statistics and --mode keep it may be left out: the policy then acts in LIBERO as its
+            authors let it act.
         data_options: options of its reader, like state=joint.
+        statistics: the data set, of those that an OpenVLA names, whose range of actions it answers
+            in; empty takes the range of --data.
         camera: the camera to look through; empty takes the data set's first.
         cameras: several, in this order, in place of it (pi0).
         out: new folder.
@@ -181,8 +188,9 @@ class Swap:
 
     base: str
     encoder: str = "original"
-    data: str
+    data: str = ""
     data_options: tuple[str, ...] = ()
+    statistics: str = ""
     camera: str = ""
     cameras: tuple[str, ...] = ()
     out: Path
@@ -215,29 +223,20 @@ def main(args: list[str]) -> int:
 
 def swap(command: Swap) -> int:
     """Exchange the eyes and save the policy."""
-    source = seen_through(command, command.data)
-    exchange = Exchange(
-        base=base_named(command.base, source, command),
-        swap=SwapConfig(
-            mode=MODES[command.mode],  # pyright: ignore[reportArgumentType]
-            encoder=encoder_named(command.encoder),
-            slot=command.slot,
-            frames=command.frames,
-            stride=command.stride,
-            keep_grid=command.keep_grid,
-        ),
-        source=source,
-        pictures=command.pictures,
-        seed=command.seed,
-    )
+    exchange = exchanged(command) if command.data else None
+    base = None if exchange is not None else untouched(command)
     if command.dry_run:
-        print(exchange)
+        print(exchange or base)
         return 0
     if command.overwrite:
         replace_folder(command.out, "policy/" + CONFIG)
     if command.out.is_dir() and any(command.out.iterdir()):
         raise ConfigError(f"{command.out} has files in it; choose another --out, or --overwrite")
-    policy, fit = exchange.run(say)
+    if exchange is not None:
+        policy, fit = exchange.run(say)
+    else:
+        assert base is not None
+        policy, fit = as_published(base), None
     place = command.out / "policy"
     about = f"{command.base}, eyes: {command.encoder}, {command.mode}"
     policy.save_pretrained(place, policy.config, f"# {type(policy).__name__}: {about}\n")
@@ -249,6 +248,49 @@ def swap(command: Swap) -> int:
     new = ", ".join(policy.new_parts()) or "nothing"
     print(f"{place}: {about}; new: {new}; language model {policy.digests()['language'][:12]}")
     return 0
+
+
+def exchanged(command: Swap) -> Exchange:
+    """Return the exchange that the command asks for."""
+    source = seen_through(command, command.data)
+    base = base_named(command.base, source, command)
+    if command.statistics and not isinstance(base, PublishedOpenVlaConfig):
+        raise ConfigError(
+            f"--statistics choose among those of a published OpenVLA; {command.base} takes the "
+            "range of --data"
+        )
+    return Exchange(
+        base=base,
+        swap=SwapConfig(
+            mode=MODES[command.mode],  # pyright: ignore[reportArgumentType]
+            encoder=encoder_named(command.encoder),
+            slot=command.slot,
+            frames=command.frames,
+            stride=command.stride,
+            keep_grid=command.keep_grid,
+        ),
+        source=source,
+        pictures=command.pictures,
+        seed=command.seed,
+        keep_bounds=bool(command.statistics),
+    )
+
+
+def untouched(command: Swap) -> PublishedOpenVlaConfig:
+    """Return an OpenVLA that is to act as it was published, without data.
+
+    Raises:
+        ConfigError: data are needed for what is asked.
+    """
+    if command.mode != "keep" or command.encoder != ORIGINAL or not command.statistics:
+        raise ConfigError(
+            "give --data, which say what the policy is shown and commands; they may be left out "
+            "where an OpenVLA stays as it is: --mode keep with --statistics KEY"
+        )
+    base = published_named(Path(command.base), command, command.frame or 256)
+    if not isinstance(base, PublishedOpenVlaConfig):
+        raise ConfigError(f"{command.base} is no published OpenVLA; give --data")
+    return base
 
 
 def compare(command: Compare, args: list[str]) -> int:
@@ -405,9 +447,27 @@ def base_named(
         )
     if '"saccade' in (folder / CONFIG).read_text():
         return PretrainedVlaConfig(folder=folder)
-    frame = command.frame or min(source.recorded())
-    if read_json(folder, CONFIG).get("model_type") == "pi0":
+    return published_named(folder, command, command.frame or min(source.recorded()))
+
+
+def published_named(
+    folder: Path, command: Swap | Compare, frame: int
+) -> PublishedPi0Config | PublishedOpenVlaConfig:
+    """Find a published model.
+
+    Raises:
+        ConfigError: a pi0 is asked for statistics, of which its folder has none.
+    """
+    statistics = command.statistics if isinstance(command, Swap) else ""
+    settings = folder / CONFIG
+    if settings.is_file() and read_json(folder, CONFIG).get("model_type") == "pi0":
+        if statistics:
+            raise ConfigError("--statistics are OpenVLA's; a pi0 takes those of --data")
         return PublishedPi0Config(folder=folder, tokenizer=command.tokenizer, frame=frame)
     return PublishedOpenVlaConfig(
-        folder=folder, tokenizer=command.tokenizer, frame=frame, dtype=command.dtype
+        folder=folder,
+        statistics=statistics,
+        tokenizer=command.tokenizer,
+        frame=frame,
+        dtype=command.dtype,
     )

@@ -25,6 +25,7 @@ from saccade.experiments.acting import ActingTraining, statistics, thumbnails
 from saccade.experiments.acting_parts import vision
 from saccade.experiments.source import Parts, Report, SourceConfig
 from saccade.experiments.training import Training, count
+from saccade.models.policies.policy import LIBERO_ACTIONS
 from saccade.types import Contract, Objective
 from saccade.vla.imitation import PretrainedVlaConfig, VlaImitation, VlaImitationConfig
 from saccade.vla.openvla import OpenVla
@@ -166,6 +167,36 @@ def contract_of(policy: VlaPolicy, parts: Parts, training: ActingTraining) -> Co
     )
 
 
+def as_published(base: Config[VlaPolicy]) -> VlaPolicy:
+    """Return an OpenVLA that was fine-tuned on LIBERO as its authors let it act there.
+
+    One camera, pictures of 256 pixels turned by 180 degrees, 20 commands a second
+    (https://github.com/openvla/openvla, experiments/robot/libero). No data are read, so nothing
+    can tell a picture from the same one upside down.
+
+    Raises:
+        ConfigError: it commands no seven axes.
+        CheckpointError: the model is missing or damaged.
+    """
+    policy = base.build().eval()
+    if policy.config.action_names != LIBERO_ACTIONS:
+        raise ConfigError(
+            f"the statistics are of {len(policy.config.action_names)} axes, LIBERO has "
+            f"{len(LIBERO_ACTIONS)}; choose --statistics of a LIBERO suite, or give --data"
+        )
+    policy.contract = Contract(
+        cameras=("agentview",),
+        frame_size=(256, 256),
+        image_size=policy.preprocessing.image_size,
+        state_names=(),
+        action_names=LIBERO_ACTIONS,
+        fps=20.0,
+        orientation="rot180",
+        chunk=1,
+    )
+    return policy
+
+
 def every_action(episodes: Episodes) -> Float32[np.ndarray, "n a"]:
     """Return the commands of all episodes."""
     return np.concatenate(
@@ -183,6 +214,8 @@ class Exchange:
         source: data whose cameras, size and actions the policy is to know.
         pictures: frames that an adapter is fitted on, spread over the training part.
         seed: of new weights.
+        keep_bounds: leave an OpenVLA the range of actions that its statistics name, in place of
+            that of the data.
     """
 
     base: Config[VlaPolicy]
@@ -190,6 +223,7 @@ class Exchange:
     source: SourceConfig
     pictures: int = 2000
     seed: int = 0
+    keep_bounds: bool = False
 
     def run(self, report: Report = lambda _: None) -> tuple[VlaPolicy, Fit | None]:
         """Return the policy, ready to be saved or trained, and how well an adapter fits.
@@ -210,7 +244,11 @@ class Exchange:
             source=self.source,
             window=ChunkWindow(chunk=chunk_of(policy)),
         )
+        known = policy.bounds.state_dict() if isinstance(policy, OpenVla) else {}
+        known = {name: value.clone() for name, value in known.items()}
         know(policy, parts, training, report)
+        if self.keep_bounds and isinstance(policy, OpenVla):
+            policy.bounds.load_state_dict(known)
         return policy, fit
 
 
