@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Share work that needs no common step over a job array: reading data, ablations.
+# Share work that needs no common step over a job array: reading data, ablations, rollouts.
 #
 #   sbatch --array=0-7 examples/launch/slurm_array.sh data convert /scratch/droid --out /scratch/small
 #   sbatch --array=0-7 examples/launch/slurm_array.sh ablate two_stream --axes skip --out runs/skip
+#   sbatch --array=0-7 examples/launch/slurm_array.sh evaluate runs/bc --suite libero_10 --out runs/ten
 #
 # Every verb with --shard works so. When all are done, run the same command once without it.
 #

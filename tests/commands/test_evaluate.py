@@ -59,6 +59,20 @@ def test_an_evaluation_ends_with_a_table_a_verdict_and_a_page(
     assert "No difference is shown" in same.out
 
 
+def test_machines_share_an_evaluation(
+    saccade: Saccade, toy: dict[tuple[str, int], str], tmp_path: Path
+) -> None:
+    command = ("evaluate", "seeker", *HOW, "--floors", "random", "--out", tmp_path)
+    part = saccade(*command, "--shard", "0/2")
+    assert part.code == 0, part.err
+    assert "shard 0-of-2 is done, 0 rollouts crashed; when all are" in part.out
+    assert not (tmp_path / "results.json").exists()
+    done = saccade(*command)
+    assert done.code == 0, done.err
+    assert "12 of 12 rollouts" in done.err  # the other half was played now
+    assert "seeker succeeds in 6 of 6" in done.out
+
+
 def test_less_done_than_asked_is_no_success(
     saccade: Saccade, toy: dict[tuple[str, int], str], tmp_path: Path
 ) -> None:
@@ -119,6 +133,8 @@ def test_power_answers_both_ways(saccade: Saccade) -> None:
         ("--initial-states 0:4 --trials 3", "do not agree"),
         ("--floors replay-mean", "give --demonstrations DATA"),
         ("--resume --overwrite", "give one of them"),
+        ("--shard 0/2 --overwrite", "other shards have played"),
+        ("--shard 2/2", "expected i/n"),
         ("--protocol vla", "there is no protocol 'vla'"),
         ("--protocol bc", "no horizon for toy"),
     ],

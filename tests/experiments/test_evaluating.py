@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from saccade.data.passes.shards import Shard
 from saccade.data.video.codec import video_info
 from saccade.errors import CheckpointError, ConfigError, DataError, Stopped
 from saccade.evals.players import NothingConfig, RandomConfig
 from saccade.evals.rollout_log import FILE, read_log
 from saccade.evals.rollout_workers import Limits
-from saccade.experiments.evaluating import Evaluation, Played
+from saccade.experiments.evaluating import SHARDS, Evaluation, Played
 from saccade.experiments.success_rates import SETTINGS, load
 from tests.evals.toy_scenes import PROTOCOL, SeekerConfig, ToySuite
 
@@ -210,3 +211,43 @@ def test_floors_may_play_less() -> None:
     assert sum(job.who == "seeker" for job in jobs) == 2 * 4 * 2
     assert {job.key.initial_state for job in jobs if job.who == "random"} == {0}
     assert sum(job.who == "random" for job in jobs) == 2 * 1 * 2
+
+
+def test_shards_play_each_rollout_once_and_the_whole_takes_them(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, results = whole
+    for index in (1, 0):
+        assert BASE.run_shard(tmp_path, Shard(index, 2)) == 0
+    logs = [read_log(tmp_path / SHARDS / f"{i}-of-2" / FILE) for i in (0, 1)]
+    assert not logs[0].keys() & logs[1].keys()
+    assert {key for _, key in logs[0]}.isdisjoint({key for _, key in logs[1]})
+    log = tmp_path / SHARDS / "0-of-2" / FILE
+    before = log.read_bytes()
+    assert BASE.run_shard(tmp_path, Shard(0, 2)) == 0  # again: nothing is left to play
+    assert log.read_bytes() == before
+    told: list[Played] = []
+    found = run(BASE, tmp_path, report=told.append)
+    assert told == []  # nothing was left
+    assert outcomes(tmp_path) == outcomes(folder)
+    for name in ("overall", "tasks", "floors", "seeds"):
+        assert found[name] == results[name]
+
+
+def test_what_a_shard_lacks_is_played_by_the_whole(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    BASE.run_shard(tmp_path, Shard(0, 2))
+    log = tmp_path / SHARDS / "0-of-2" / FILE
+    log.write_bytes(log.read_bytes()[:-20])  # a kill tore the last line
+    run(BASE, tmp_path)
+    assert outcomes(tmp_path) == outcomes(whole[0])
+
+
+def test_a_shard_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    BASE.run_shard(tmp_path, Shard(0, 4))
+    other = replace(BASE, protocol=replace(PROTOCOL, settle=3))
+    with pytest.raises(CheckpointError, match="settle"):
+        run(other, tmp_path)
+    with pytest.raises(CheckpointError, match="settle"):
+        other.run_shard(tmp_path, Shard(0, 4))

@@ -15,6 +15,7 @@ from saccade import progress
 from saccade.commands import evaluate_offline
 from saccade.commands.common import command_line, data_set, replace_folder
 from saccade.commands.evaluate_offline import Offline
+from saccade.data.passes.shards import Shard
 from saccade.errors import ConfigError
 from saccade.evals import protocols, statistics, success
 from saccade.evals.players import ReplayMeanConfig
@@ -80,6 +81,8 @@ class Rollouts:
         videos: successes, and failures, to film.
         assets: folder or archive of LIBERO's meshes and textures.
         against: folders of other evaluations, to compare with.
+        shard: play only a share of the rollouts, like 0/4 on the first of four machines, into the
+            same --out; then the command without --shard takes them all and writes the results.
         limits: seconds after which a worker is taken to hang.
         resume: go on with the evaluation in the folder.
         overwrite: delete the evaluation in the folder first.
@@ -111,6 +114,7 @@ class Rollouts:
     videos: int = 0
     assets: Path | None = None
     against: tuple[Path, ...] = ()
+    shard: str = ""
     limits: Limits = field(default_factory=Limits)
     resume: bool = False
     overwrite: bool = False
@@ -182,6 +186,8 @@ def _rollouts(command: Rollouts, args: list[str]) -> int:
             f"protocol {protocol.title}"
         )
         return 0
+    if command.shard:
+        return shard(evaluation, command)
     if command.overwrite:
         replace_folder(command.out, success_rates.SETTINGS)
     results = evaluation.run(
@@ -196,6 +202,23 @@ def _rollouts(command: Rollouts, args: list[str]) -> int:
             file=sys.stderr,
         )
     return INCOMPLETE if lost else 0
+
+
+def shard(evaluation: Evaluation, command: Rollouts) -> int:
+    """Play the share of one machine.
+
+    Raises:
+        ConfigError: the folder was to be deleted, which holds what other machines play.
+    """
+    if command.overwrite:
+        raise ConfigError("--overwrite would delete what other shards have played; leave it out")
+    share = Shard.parse(command.shard)
+    crashed = evaluation.run_shard(command.out, share, Line())
+    print(
+        f"shard {share} is done, {success.count_of(crashed)} crashed; when all are, give the same "
+        "command without --shard"
+    )
+    return INCOMPLETE if crashed else 0
 
 
 def _evaluation(command: Rollouts) -> Evaluation:

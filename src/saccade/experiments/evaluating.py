@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saccade.checkpoint import write_atomic
+from saccade.data.passes.shards import Shard
 from saccade.errors import CheckpointError, ConfigError, Stopped
 from saccade.evals.protocols import Protocol
 from saccade.evals.rollout_log import FILE, Name, RolloutLog, read_log
@@ -25,6 +26,8 @@ from saccade.report.results import RESULTS
 from saccade.report.success_page import write_success_report
 from saccade.scenes import Suite, Task
 from saccade.train.checkpoint import lock, require_same
+
+SHARDS = "shards"  # folder of what other machines have played
 
 
 class Played(NamedTuple):
@@ -150,6 +153,7 @@ class Evaluation:
         began = time.perf_counter()
         with lock(folder):
             self._begin(folder, resume)
+            self._gather(folder)
             with _stoppable(folder, jobs):
                 self._play(folder, jobs, report)
                 records = read_log(folder / FILE)
@@ -161,6 +165,47 @@ class Evaluation:
             write_atomic(folder / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
             write_success_report(results, folder)
         return results
+
+    def run_shard(
+        self, folder: Path, share: Shard, report: Callable[[Played], None] = lambda _: None
+    ) -> int:
+        """Play a share of the rollouts into ``folder/shards``; return how many crashed.
+
+        Rollouts are dealt by key, so that all players of a key meet on one machine. ``run`` into
+        the same folder takes what shards have left. A share that was begun is gone on with.
+
+        Raises:
+            ConfigError, CheckpointError, DataError, Stopped: as ``run``.
+        """
+        self.protocol.horizon(self.suite.name)
+        mine = set(share.of(self.keys()))
+        jobs = [job for job in self.jobs() if job.key in mine]
+        place = folder / SHARDS / str(share)
+        with lock(place):
+            self._begin(place, resume=True)
+            with _stoppable(place, jobs):
+                self._play(place, jobs, report)
+        records = read_log(place / FILE)
+        asked = {(job.who, job.key) for job in jobs}
+        return sum(found["crashed"] is not None for k, found in records.items() if k in asked)
+
+    def _gather(self, folder: Path) -> None:
+        """Take what shards have played, once each.
+
+        Raises:
+            CheckpointError: a shard was played with other settings.
+        """
+        known = {n: r for n, r in read_log(folder / FILE).items() if r["crashed"] is None}
+        now = self.settings()
+        for place in sorted((folder / SHARDS).glob(f"*/{SETTINGS}")):
+            before = read_settings(place.parent)
+            shared = before["players"].keys() & now["players"].keys()
+            require_same(_decisive(before, shared), _decisive(now, shared), place)
+            with RolloutLog(folder / FILE) as log:
+                for name, record in read_log(place.parent / FILE).items():
+                    if name not in known and record["crashed"] is None:
+                        log.append(record)
+                        known[name] = record
 
     def _begin(self, folder: Path, resume: bool) -> None:
         """Open a new folder, or one that these settings began."""
