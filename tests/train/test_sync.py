@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from saccade import sabotage
+from saccade.data.remote.stores import Bucket, connect
 from saccade.errors import CheckpointError, ConfigError, DataError, NumericError, Stopped
 from saccade.train import checkpoint, sync
 from saccade.train.log import Progress
 from saccade.train.sync import Sync, seconds_of
 from tests.data.remote.conftest import moto, proxy
+from tests.fixtures.clouds import LARGE, clouds
 from tests.fixtures.fault_proxy import Fault, FaultProxy
 from tests.train import toy
 from tests.train.test_engine import Interrupt, metrics
@@ -272,3 +274,51 @@ def test_the_bucket_s_records_are_whole_lines(tmp_path: Path, bucket: str, moto:
     found = contents(moto, bucket.rpartition("/")[2])
     for name in ("metrics.jsonl", "timing.jsonl"):
         assert [json.loads(line) for line in found[name].splitlines()]
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's package
+@pytest.mark.parametrize("target", ["gs://robots/run", "hf://datasets/lab/robots/run"])
+def test_other_clouds_keep_the_same_and_give_it_back(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against stand-ins for the web interfaces of Google's storage and of the hub."""
+    files = {"other/x": b"not ours"}
+    with clouds(files) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # no stand-in
+        notes = list[str]()
+        with pytest.raises(Stopped):
+            trained(tmp_path / "first", target, notes=notes, progress=Interrupt(7))
+        assert notes == []
+        sizes = [len(data) for data in files.values()]
+        assert max(sizes) > LARGE > min(sizes), "both ways of the hub"
+        shutil.rmtree(tmp_path / "first")
+        twin = trained(tmp_path / "second", target, notes=notes, resume="auto")
+        assert twin.complete
+        assert any("fetched step-00000004, step-00000006, step-00000007" in n for n in notes)
+        toy.run(tmp_path / "whole")
+        assert metrics(tmp_path / "second") == metrics(tmp_path / "whole")
+        kept = {n.removeprefix("run/"): data for n, data in files.items() if n != "other/x"}
+        assert kept == local(tmp_path / "second")
+    assert files["other/x"] == b"not ours"
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # gcsfs does
+def test_google_takes_large_files_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(11 * 2**20))
+    files = dict[str, bytes]()
+    with clouds(files) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        store = connect("gs://robots/run")
+        assert isinstance(store, Bucket)
+        store.put({"big": big})
+        item = store.item("big")
+        assert item is not None
+        assert store.same(big, item)
+        files["run/big"] = bytes(11 * 2**20)
+        item = store.item("big")
+        assert item is not None
+        assert not store.same(big, item)

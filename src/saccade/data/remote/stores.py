@@ -43,6 +43,7 @@ except ImportError as error:
 T = TypeVar("T")
 
 PART = 64 * 2**20  # bytes of a part of a large file on its way to S3
+GOOGLE_PART = 8 * 2**20  # and to Google's storage, which has a timeout for each part as a whole
 MISTAKES = (TypeError, AttributeError, LookupError, AssertionError)  # of a program, not of a net
 
 
@@ -178,7 +179,10 @@ def _judged(error: Exception, label: str) -> TransientError:
         ) from error
     if 400 <= status < 500 and status not in HEALS:
         raise refusal(label, status) from error
-    return TransientError(f"{type(error).__name__}: {error}"[:200])
+    deepest = error
+    while deepest.__cause__ is not None and isinstance(deepest.__cause__, Exception):
+        deepest = deepest.__cause__  # the hub says that something failed, and within it what
+    return TransientError(f"{type(deepest).__name__}: {deepest}"[:200])
 
 
 class S3(Bucket):
@@ -249,6 +253,9 @@ class GoogleStorage(Bucket):
                 token = "google_default"
         return {"token": token, "requests_timeout": timeout()}
 
+    def _put(self, path: Path, full: str) -> None:
+        self.fs.put_file(str(path), full, chunksize=GOOGLE_PART)
+
     def described(self, info: dict[str, Any]) -> Item:
         """Read size, generation and CRC-32C."""
         crc = base64.b64decode(info.get("crc32c") or "").hex()
@@ -287,7 +294,9 @@ class HuggingFace(Bucket):
     def put(self, files: Mapping[str, Path]) -> None:
         """Write files in one commit to the branch; this address then is that commit."""
         from huggingface_hub import CommitOperationAdd  # needs the extra `remote`
+        from huggingface_hub.utils import disable_progress_bars
 
+        disable_progress_bars()  # this goes on beside a line of ours
         made = [
             CommitOperationAdd(path_in_repo=self._inside(name), path_or_fileobj=path)
             for name, path in files.items()
