@@ -216,3 +216,25 @@ def test_pictures_on_the_way_change_no_number(tmp_path: Path, debug_run: Path) -
         assert {path.name for path in found.glob("*.png")} == last
     assert files(tmp_path)["metrics.jsonl"] == files(debug_run)["metrics.jsonl"]
     assert not (debug_run / "pictures" / "step-00000002").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(debug_run: Path, tmp_path: Path) -> None:
+    still = replace(DEBUG, init=debug_run, train=replace(DEBUG.train, samples=8, lr=1e-12, seed=5))
+    result = still.run(tmp_path / "run")
+    there, here = (
+        Encoder.from_pretrained(run / "encoder") for run in (debug_run, tmp_path / "run")
+    )
+    for name, value in there.state_dict().items():
+        torch.testing.assert_close(here.state_dict()[name], value, msg=name)
+    assert not result["alarms"] or {a["name"] for a in result["alarms"]} <= {"trivial"}
+    again = from_dict(json.loads((tmp_path / "run" / "experiment.json").read_text()))
+    assert again == still
+
+
+def test_weights_of_another_size_or_none_begin_nothing(debug_run: Path, tmp_path: Path) -> None:
+    wide = replace(two_stream.strong_tiny(), init=debug_run, source=DEBUG.source)
+    with pytest.raises(CheckpointError, match="of another shape"):
+        wide.run(tmp_path / "wide")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        replace(DEBUG, init=tmp_path / "nowhere").run(tmp_path / "none")
+    assert not list((tmp_path).glob("*/metrics.jsonl"))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 
 from saccade import __version__, sabotage
-from saccade.checkpoint import write_atomic
+from saccade.checkpoint import load_weights, read_weights, write_atomic
 from saccade.config import Config, to_dict
 from saccade.data.loader import FixedBatches, Loader, fixed_batches
 from saccade.data.transforms import Augment
@@ -41,6 +41,8 @@ class Training:
         window: which frames make one sample.
         augment: what to vary in training samples.
         eval_samples: held-out samples of the fixed list that every evaluation uses.
+        init: a run, or the encoder that it exported, whose weights this one begins with; a resumed
+            run has its own.
         train: settings of the loop.
     """
 
@@ -51,6 +53,7 @@ class Training:
     window: Window
     augment: Augment = field(default_factory=Augment)
     eval_samples: int = 256
+    init: Path | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def image_size(self) -> int:
@@ -142,6 +145,8 @@ class Training:
         stop: Stop,
     ) -> dict[str, Any]:
         objective = self.build()
+        if self.init is not None:
+            begin_with(objective, self.init)
         parts = self.source.open(objective.reads().image_size + self.augment.margin, report)
         sabotage.at("open")
         self.check(objective, parts)
@@ -289,6 +294,19 @@ def encoder_of(objective: Objective) -> Encoder:
         raise ConfigError(f"{type(objective).__name__} exports {sorted(exports)}, not one encoder")
     ((encoder, _),) = exports.values()
     return encoder
+
+
+def begin_with(objective: Objective, folder: Path) -> None:
+    """Give the encoder of an objective the weights of another, all of them.
+
+    Raises:
+        ConfigError: the objective exports no encoder, or several.
+        CheckpointError: there is none in the folder, or one of other sizes; nothing is changed.
+    """
+    inside = folder / "encoder"
+    folder = inside if inside.is_dir() else folder
+    encoder = encoder_of(objective)
+    load_weights(encoder, read_weights(folder), f"--init {folder}")
 
 
 def most_moving(held_out: Sequence[Clip], count: int) -> Clip:
