@@ -187,6 +187,32 @@ def test_a_small_pi0_sees_two_cameras(
     assert "takes 2 cameras" in one.err or "take 2 cameras" in one.err
 
 
+def test_a_comparison_is_told_before_it_is_made(
+    saccade: Saccade, shared_data: Path, tmp_path: Path, encoder: Path
+) -> None:
+    options = ("--data", shared_data / "lerobot_v3_tiny", "--out", tmp_path / "out")
+    suite = ("--suite", "metaworld:reach,push", "--trials", 3, "--horizon", 100)
+    command = ("vla", "compare", "--base", "small", "small-pi0", *options, "--dry-run")
+    ours = f"ours={encoder}"
+    done = saccade(*command, "--encoders", ours, "--budget", 640, "--seeds", 2, *suite)
+    assert done.code == 0, done.err
+    assert "train small-pi0 whole, for 48,000 samples" in done.out
+    assert "fine-tune 16 times for 640 samples in batches of 32: original, re-projected" in done.out
+    assert "play 120 rollouts in metaworld, 6 by each of 20 players" in done.out
+    assert "horizon 100 instead of 500" in done.out
+    modes = saccade(*command, "--encoders", ours, "--mode", "add", "replace-one")
+    assert "ours (add), ours (replace-one), untrained (add)" in modes.out
+    assert not (tmp_path / "out").exists()
+    for wrong, told in ((str(encoder), "NAME=RUN"), ("a=original", "NAME=RUN")):
+        bad = saccade(*command, "--encoders", wrong)
+        assert bad.code == 2
+        assert told in bad.err
+    taken = saccade(*command, "--encoders", f"original={encoder}")
+    assert "name of a row of ours" in taken.err
+    recipe = saccade(*command, "--encoders", ours, "--recipe", "two_stream:debug")
+    assert "fine-tunes no vision-language-action model" in recipe.err
+
+
 def test_the_verbs_are_told(saccade: Saccade) -> None:
     assert saccade("vla").code == 2
     assert "swap" in saccade("vla", "--help").out

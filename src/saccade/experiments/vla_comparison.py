@@ -112,7 +112,8 @@ class VlaComparison:
         keep_grid: see there.
         tuning: the fine-tuning; its source says which data, and which share of them.
         samples: of each fine-tuning; 0 keeps the recipe's own.
-        seeds: fine-tunings of each pair of eyes; a claim about training needs three.
+        seeds: fine-tunings of each pair of eyes, which differ in the order of samples and where
+            adapters start, not in the base nor in new projectors; a claim about them needs three.
         rollouts: None leaves success out.
         pictures: frames that a ``replace_one`` is fitted on.
         device: that the policies act on.
@@ -138,7 +139,7 @@ class VlaComparison:
             ConfigError: it says what to change.
         """
         names = [model.name for model in self.models]
-        if not names or len(set(names)) < len(names):
+        if not names or len(set(names)) < len(names) or FLOORS in names:
             raise ConfigError(f"models need names of their own, not {names}")
         if not self.encoders:
             raise ConfigError("there is no encoder to compare with; give --encoders NAME=RUN ...")

@@ -353,6 +353,8 @@ def _details(found: Mapping[str, Any]) -> list[str]:
                 paired = success.told(success.Paired(**pair))
                 details.append(f"{model['name']}, {row['name']} minus {what}: {paired}.")
     seeds = found["budget"]["seeds"]
+    if seeds > 1:
+        details.append(f"Rollouts and moments of {seeds} fine-tunings are counted together.")
     if seeds < 3:
         details.append(
             f"{seeds} fine-tuning{'s' if seeds > 1 else ''} of each: intervals are about rollouts "
