@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.data.loader import fixed_batches
 from saccade.data.synthetic import SyntheticConfig
 from saccade.data.synthetic_reach import ReachConfig
-from saccade.data.windows import ChunkWindow
 from saccade.deploy.runner import LocalActor
 from saccade.errors import ConfigError, DataError
 from saccade.experiments.source import SourceConfig
-from saccade.experiments.vla import Exchange, VlaTraining, with_policy
+from saccade.experiments.vla import Exchange, VlaTraining, shown, with_policy
 from saccade.models.vit import ViTConfig
 from saccade.recipes import two_stream, vla
 from saccade.types import Observation, Policy
-from saccade.vla.imitation import PretrainedVlaConfig
 from saccade.vla.loading import SmallOpenVlaConfig
 from saccade.vla.openvla import OpenVla
 from saccade.vla.swap import SwapConfig
@@ -134,29 +131,20 @@ def test_other_robots_have_other_axes(tmp_path: Path) -> None:
     assert len(again.bounds.low) == len(names) != 7
 
 
-def test_a_fitted_adapter_starts_with_a_lower_loss_than_random_ones(tmp_path: Path) -> None:
-    """In a small pi0 that has learned to look."""
-    source = replace(REACH, cache=str(tmp_path / "cache"))
-    training = vla.pi0_debug()
-    objective: Any = training.objective
-    objective = replace(objective, policy=replace(objective.policy, cameras=1))
-    loop = replace(training.train, samples=2400, batch_size=16, lr=3e-3, eval_every=1000)
-    replace(training, objective=objective, source=source, train=loop).run(tmp_path / "run")
-    base = PretrainedVlaConfig(folder=tmp_path / "run" / "policy")
-    swapped = SwapConfig(mode="replace_one", encoder=OURS)
-    policy, _ = Exchange(base=base, swap=swapped, source=source, pictures=100).run()
-    parts = source.open(32)
-    window = ChunkWindow(chunk=4, every=1)
-    (clip,) = fixed_batches(parts.select, window, parts.cameras, 64, 64, seed=0)
-
-    def loss() -> float:
-        with torch.no_grad():
-            return float(torch.stack(list(policy.eval().losses(clip).values())).sum())
-
-    fitted, random = loss(), []
-    tower: Any = policy.eyes.towers[0]
-    for seed in range(3):
-        torch.manual_seed(seed)
-        tower.adapter.reset_parameters()
-        random.append(loss())
-    assert fitted < min(random)
+def test_adapters_are_fitted_on_moments_as_the_policy_will_see_them() -> None:
+    """An encoder of motion gives other features of a still than of the history."""
+    parts, policy = REACH.open(32), BASE.build()
+    (batch,) = shown(policy, parts, 6, frames=2, stride=3)
+    assert batch.shape == (6, 2, 3, 32, 32)
+    lengths = parts.train.lengths
+    every = [(e, i) for e, n in enumerate(lengths) for i in range(n)]
+    camera = parts.cameras[:1]
+    frames = {
+        at: policy.config.pixels.shown(
+            parts.train.read(at[0], np.array([at[1]]), camera)["video"][None, :, 0]
+        )[0, 0]
+        for at in every
+    }
+    for before, now in batch:
+        (place,) = [at for at in every if frames[at].equal(now)]
+        assert before.equal(frames[place[0], max(place[1] - 3, 0)])

@@ -111,6 +111,7 @@ def test_success_is_compared_on_the_same_keys(done: Any) -> None:
         for row in model["rows"]:
             if row["name"] == "re-projected":
                 assert "control" not in row["success_beside"]
+                assert row["loss_beside"].keys() == {"original", "untrained"}
                 continue
             one, other = (
                 load(plan.rolled(folder, model["name"], name, 0))
@@ -208,7 +209,7 @@ def test_an_encoder_that_saw_what_is_held_out_raises_an_alarm(tmp_path: Path) ->
 def row(name: str, value: float, p: float) -> dict[str, Any]:
     beside = {"keys": 60, "value": value, "low": value - 0.1, "high": value + 0.1, "p": p}
     beside |= {"won": 9, "lost": 1, "p_holm": p}
-    return {"name": name, "success_beside": {"control": beside}}
+    return {"name": name, "success_beside": {"control": beside}, "loss_beside": {}}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ SMALL_LORA = AdaptConfig(lora=LoraConfig(**{**vars(OPENVLA_LORA), "rank": 2}))
 def swapped(folder: Path, mode: str, encoder: Any = OURS) -> Path:
     found = policy(folder / "base")
     settings: dict = {"mode": mode, "encoder": encoder}
-    swap(found, SwapConfig(**settings), pictures())
+    swap(found, SwapConfig(**settings), lambda _: pictures())
     found.save_pretrained(folder / "policy", found.config)
     return folder / "policy"
 
@@ -128,7 +128,7 @@ def test_a_fitted_adapter_starts_with_a_lower_loss_than_a_random_one(tmp_path: P
     shown = [frames.repeat(2, 1, 1, 1, 1)] * 3
     with torch.no_grad():
         before = trained.losses(sample)["tokens"]
-    swap(trained, SwapConfig(mode="replace_one", encoder=OURS), shown)
+    swap(trained, SwapConfig(mode="replace_one", encoder=OURS), lambda _: shown)
     with torch.no_grad():
         fitted = trained.losses(sample)["tokens"]
         torch.manual_seed(0)

@@ -31,6 +31,7 @@ SMALL = SmallPi0Config(
     texts=("open the drawer", "close the door"),
     dim=32,
     depth=2,
+    patch=14,
     image_size=SIDE,
     chunk=5,
     cameras=2,
@@ -173,7 +174,7 @@ def test_its_eyes_are_exchanged(tmp_path: Path, mode: Any) -> None:
     before, sample = found.digests(), clip()
     with torch.no_grad():
         first = found.act(found.observe(sample), torch.Generator().manual_seed(1))
-    fit = swap(found, SwapConfig(mode=mode, encoder=ENCODER), pictures())
+    fit = swap(found, SwapConfig(mode=mode, encoder=ENCODER), lambda _: pictures())
     after = found.digests()
     assert (after["language"], after["head"]) == (before["language"], before["head"])
     assert (fit is None) == (mode != "replace_one")

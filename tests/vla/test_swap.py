@@ -73,7 +73,7 @@ def test_replace_one_starts_better_than_a_random_adapter(tmp_path: Path) -> None
     found = policy(tmp_path)
     old = found.eyes.towers[0]
     before = found.digests()
-    fit = swap(found, SwapConfig(mode="replace_one", encoder=OURS), pictures(60))
+    fit = swap(found, SwapConfig(mode="replace_one", encoder=OURS), lambda _: pictures(60))
     assert fit is not None
     assert fit.pictures == 60
     assert fit.held_out == 12
@@ -92,7 +92,7 @@ def test_replace_one_starts_better_than_a_random_adapter(tmp_path: Path) -> None
 def test_the_fit_is_the_least_squares_solution(tmp_path: Path) -> None:
     """A tower that is a linear map of the encoder's features is found again."""
     found = policy(tmp_path)
-    swap(found, SwapConfig(mode="replace_one", encoder=OURS), pictures(60))
+    swap(found, SwapConfig(mode="replace_one", encoder=OURS), lambda _: pictures(60))
     tower: Any = found.eyes.towers[0]
     torch.manual_seed(3)
     truth = torch.nn.Linear(48, 32)
@@ -105,9 +105,24 @@ def test_the_fit_is_the_least_squares_solution(tmp_path: Path) -> None:
     assert fit.r2 > 0.999
 
 
+@pytest.mark.parametrize(("frames", "asked"), [("repeat", 1), ("history", 2)])
+def test_the_fit_is_on_as_many_frames_as_will_be_shown(
+    tmp_path: Path, frames: Any, asked: int
+) -> None:
+    counts = []
+
+    def shown(count: int) -> list[torch.Tensor]:
+        counts.append(count)
+        return [each.repeat(1, count, 1, 1, 1) for each in pictures(60)]
+
+    how = SwapConfig(mode="replace_one", encoder=OURS, frames=frames)
+    swap(policy(tmp_path), how, shown)
+    assert counts == [asked]
+
+
 def test_too_few_pictures_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too few"):
-        swap(policy(tmp_path), SwapConfig(mode="replace_one", encoder=OURS), pictures(5))
+        swap(policy(tmp_path), SwapConfig(mode="replace_one", encoder=OURS), lambda _: pictures(5))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +148,9 @@ def test_a_swapped_policy_is_saved_and_loaded_whole(
 ) -> None:
     found = policy(tmp_path / "base")
     encoder = None if mode == "keep" else OURS
-    swap(found, SwapConfig(mode=mode, encoder=encoder, frames=frames, stride=3), pictures())
+    swap(
+        found, SwapConfig(mode=mode, encoder=encoder, frames=frames, stride=3), lambda _: pictures()
+    )
     found.save_pretrained(tmp_path / "policy", found.config)
     again = Policy.from_pretrained(tmp_path / "policy")
     assert isinstance(again, OpenVla)

@@ -237,7 +237,11 @@ class Exchange:
         parts = self.source.open(policy.preprocessing.image_size, report)
         policy = adjusted(policy, parts)
         before = policy.digests()
-        fit = swap(policy, self.swap, shown(policy, parts, self.pictures), self.seed)
+
+        def pictures(frames: int) -> Iterator[UInt8[Tensor, "b t 3 s s"]]:
+            return shown(policy, parts, self.pictures, frames, self.swap.stride)
+
+        fit = swap(policy, self.swap, pictures, self.seed)
         require_untouched(before, policy.digests())
         training = VlaTraining(
             objective=VlaImitationConfig(policy=self.base),
@@ -279,19 +283,25 @@ def require_untouched(before: dict[str, str], after: dict[str, str]) -> None:
             raise ConfigError(f"the {part} changed while eyes were exchanged; please report this")
 
 
-def shown(policy: VlaPolicy, parts: Parts, pictures: int) -> Iterator[UInt8[Tensor, "b t 3 s s"]]:
-    """Yield frames of the training part as a policy's towers see them."""
+def shown(
+    policy: VlaPolicy, parts: Parts, pictures: int, frames: int, stride: int
+) -> Iterator[UInt8[Tensor, "b t 3 s s"]]:
+    """Yield moments of the training part as a policy's towers see them.
+
+    Before the beginning of an episode its first frame stands, as when a policy acts.
+    """
     lengths = parts.train.lengths
     whole = np.concatenate([np.arange(n) for n in lengths])
     owner = np.repeat(np.arange(len(lengths)), lengths)
     places = np.unique(np.linspace(0, len(whole) - 1, pictures).round().astype(int))
     places = np.random.default_rng(0).permutation(places)  # so that held-out ones are spread
+    steps = np.arange(1 - frames, 1) * stride
     for low in range(0, len(places), BATCH):
-        frames = [
-            parts.train.read(int(owner[i]), whole[i : i + 1], parts.cameras[:1])["video"]
+        moments = [
+            parts.train.read(int(owner[i]), (whole[i] + steps).clip(0), parts.cameras[:1])["video"]
             for i in places[low : low + BATCH]
         ]
-        yield policy.config.pixels.shown(torch.cat(frames))  # one view, in the place of time
+        yield policy.config.pixels.shown(torch.stack(moments)[:, :, 0])
 
 
 def with_policy(training: Training, folder: Path) -> Training:

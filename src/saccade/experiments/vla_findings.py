@@ -158,7 +158,7 @@ def _row(
     )
     curve = _curve(runs[0])
     control, original = beside
-    untrained = next((name for name in won if name.startswith("untrained")), None)
+    untrained = next((name for name in tables if name.startswith("untrained")), None)
     others = {"control": control, "original": original, "untrained": untrained}
     own = {name: table for name, table in tables[arm.name].items() if "/" not in name}
     return {
@@ -171,9 +171,10 @@ def _row(
         "samples_to": [_first(curve, loss) for _, loss in fixed],
         "curve": curve,
         "scores": {name: _estimate(table) for name, table in own.items()},
-        "beside_control": {
-            name: None if arm.name == control else _difference(table, tables[control][name])
-            for name, table in own.items()
+        "loss_beside": {
+            what: _difference(own["loss"], tables[other]["loss"])
+            for what, other in others.items()
+            if other not in (None, arm.name)
         },
         "success": success.rate(won[arm.name].values())._asdict() if won[arm.name] else None,
         "over_seeds": success.over_seeds(won[arm.name]) if won[arm.name] else None,
@@ -279,7 +280,7 @@ def _adjust(models: Sequence[Mapping[str, Any]]) -> None:
         found = []
         for row in (row for model in models for row in model["rows"]):
             if of == "loss":
-                found.append(row["beside_control"]["loss"])
+                found.append(row["loss_beside"].get("control"))
             else:
                 found.append(row["success_beside"].get("control"))
         known = [one for one in found if one is not None]
@@ -346,12 +347,18 @@ def _details(found: Mapping[str, Any]) -> list[str]:
     for model in found["models"]:
         own = [row["name"] for row in model["rows"][:2]]
         for row in model["rows"]:
-            for what, other in row["success_beside"].items():
+            where = f"{model['name']}, {row['name']}"
+            for what, other in row["loss_beside"].items():
                 if what == "original" and row["name"] in own:
                     continue  # the same pair as original minus control
+                value, low, high = (f"{other[key]:+.3f}" for key in ("value", "low", "high"))
+                details.append(f"{where} minus {what}: held-out loss {value} [{low}, {high}].")
+            for what, other in row["success_beside"].items():
+                if what == "original" and row["name"] in own:
+                    continue
                 pair = {name: other[name] for name in success.Paired._fields}
                 paired = success.told(success.Paired(**pair))
-                details.append(f"{model['name']}, {row['name']} minus {what}: {paired}.")
+                details.append(f"{where} minus {what}: {paired}.")
     seeds = found["budget"]["seeds"]
     if seeds > 1:
         details.append(f"Rollouts and moments of {seeds} fine-tunings are counted together.")
@@ -366,7 +373,7 @@ def _details(found: Mapping[str, Any]) -> list[str]:
 
 def _side(row: Mapping[str, Any], acts: bool) -> int:
     """Return 1 where a row is shown to be better than the control, -1 worse, else 0."""
-    found = row["success_beside"]["control"] if acts else row["beside_control"]["loss"]
+    found = row["success_beside" if acts else "loss_beside"]["control"]
     sure = found["p_holm"] is not None and found["p_holm"] < success.LEVEL
     sign = 1 if acts else -1
     if not sure or found["low"] <= 0 <= found["high"]:

@@ -11,7 +11,7 @@ Which places are in which part of the picture matters where features stand side 
 are resampled to the grid of the old towers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from saccade.vla.policy import VlaPolicy
 from saccade.vla.towers import EncoderTower, EncoderTowerConfig
 
 Mode = Literal["keep", "replace", "replace_one", "add"]
+Pictures = Callable[[int], Iterable[UInt8[Tensor, "b t 3 s s"]]]
 RIDGE = 1e-6  # of the mean square of the features, so that alike ones leave a solution
 HELD_OUT = 5  # every fifth picture judges the fit
 
@@ -91,7 +92,7 @@ class Fit(NamedTuple):
 def swap(
     policy: VlaPolicy,
     config: SwapConfig,
-    pictures: Iterable[UInt8[Tensor, "b t 3 s s"]] = (),
+    pictures: Pictures = lambda frames: (),
     seed: int = 0,
 ) -> Fit | None:
     """Exchange the eyes of a policy, in place.
@@ -99,7 +100,9 @@ def swap(
     Args:
         policy: whose.
         config: what for what.
-        pictures: batches of frames as towers see them, which ``replace_one`` fits its adapter on.
+        pictures: returns batches of so many frames as towers see them, ``config.stride`` steps
+            apart, the newest last; ``replace_one`` fits its adapter on them, so they must be what
+            the policy will be shown.
         seed: of new weights.
 
     Raises:
@@ -116,7 +119,8 @@ def swap(
     _hand_over(old, eyes, config)
     fit = None
     if config.mode == "replace_one":
-        fit = fit_adapter(eyes.towers[config.slot], old.towers[config.slot], pictures)
+        shown = pictures(eyes.frames if config.frames == "history" else 1)
+        fit = fit_adapter(eyes.towers[config.slot], old.towers[config.slot], shown)
     weight = next(old.projector.parameters())
     for part in (eyes.projector, eyes.branch):
         if part is not None:
