@@ -75,7 +75,7 @@ def test_a_row_is_a_line_of_texts() -> None:
     found = results()
     (model,) = found["models"]
     assert columns(found, model) == [
-        *("eyes", "trained", "samples to 1.69", "samples to 1.62", "samples to 1.5"),
+        *("eyes", "trained", "samples to 1.688", "samples to 1.625", "samples to 1.5"),
         *("held-out loss", "token accuracy", "action error", "success of 60"),
         *("minus control", "p"),
     ]

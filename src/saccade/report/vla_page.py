@@ -84,7 +84,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
 def columns(results: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
     """Name the columns of a model's table; the fixed losses are those of its control."""
     losses = model["fixed_losses"]
-    steps = [f"samples to {one['loss']:.3g}" for one in losses]
+    steps = [f"samples to {one['loss']:.4g}" for one in losses]
     success = []
     if results["suite"]:
         trials = model["rows"][0]["success"]["trials"]
