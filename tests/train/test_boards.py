@@ -1,12 +1,18 @@
+import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from saccade.errors import ConfigError
+from saccade.recipes import two_stream
 from saccade.train import boards
 from saccade.train.boards import Boards, Tracker, has_key
 from saccade.train.log import Log
@@ -74,6 +80,9 @@ class Stub:
         self.given = given
         return self
 
+    def Image(self, path: str) -> tuple[str, str]:  # noqa: N802 - as both call it
+        return "image", path
+
     def log(self, record: Any, step: int) -> None:
         self.logged.append((record, step))
 
@@ -81,11 +90,30 @@ class Stub:
         self.logged.append(("finished", -1))
 
 
+def test_pictures_are_shown_where_metrics_are(tmp_path: Path) -> None:
+    """Every other step, as they lie in the run folder."""
+    training = two_stream.debug()
+    loop = replace(training.train, pictures_every=4, boards=("tensorboard",))
+    replace(training, train=loop).run(tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
+    tags = events.Tags()["images"]
+    steps = [path.name for path in sorted((tmp_path / "pictures").glob("step-*"))]
+    strips = {path.stem for path in (tmp_path / "pictures" / steps[0]).glob("*.png")}
+    assert {tag.removeprefix("pictures/") for tag in tags} == strips
+    for tag in tags:
+        shown = events.Images(tag)
+        assert [f"step-{one.step:08d}" for one in shown] == steps
+        strip = tmp_path / "pictures" / steps[-1] / f"{tag.removeprefix('pictures/')}.png"
+        there = imread(io.BytesIO(shown[-1].encoded_image_string))[..., :3]
+        np.testing.assert_allclose(there, imread(strip)[..., :3], atol=1 / 255)
+
+
 def test_trackio_is_asked_as_wandb_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackio", stub := Stub())
     (tmp_path / "experiment.json").write_text('{"seed": 3}')
     board = Tracker("trackio", tmp_path)
     board.write({"step": 5, "loss": 0.5})
+    board.show({"prediction": tmp_path / "a.png"}, 5)
     board.close()
     assert stub.given == {
         "project": "saccade",
@@ -93,7 +121,8 @@ def test_trackio_is_asked_as_wandb_is(tmp_path: Path, monkeypatch: pytest.Monkey
         "config": {"seed": 3},
         "resume": "allow",
     }
-    assert stub.logged == [({"step": 5, "loss": 0.5}, 5), ("finished", -1)]
+    image = {"pictures/prediction": ("image", str(tmp_path / "a.png"))}
+    assert stub.logged == [({"step": 5, "loss": 0.5}, 5), (image, 5), ("finished", -1)]
 
 
 def test_a_board_that_cannot_begin_stops_nothing(

@@ -217,7 +217,9 @@ def keep_pictures(scenes: Sequence[Scene], drawn: int, folder: Path) -> list[dic
         seen = {"present": scene.present, "goal": scene.goal}
         pictures = {f"{place}_{name}": pixels[None] / 255 for name, pixels in seen.items()}
         paths = save_pictures(pictures, folder / PICTURES)
-        kept.append({name: f"{PICTURES}/{p.name}" for name, p in zip(seen, paths, strict=True)})
+        kept.append(
+            {name: f"{PICTURES}/{p.name}" for name, p in zip(seen, paths.values(), strict=True)}
+        )
     return kept
 
 

@@ -181,9 +181,9 @@ class Training:
             keep_settings(record, folder)
         moving = most_moving(held_out, PICTURES)
 
-        def show(objective: Objective, step: int) -> None:
+        def show(objective: Objective, step: int) -> dict[str, Path]:
             shown = pictures(objective, moving, next(objective.parameters()).device)
-            save_pictures(shown, folder / "pictures" / f"step-{step:08d}")
+            return save_pictures(shown, folder / "pictures" / f"step-{step:08d}")
 
         summary = train(
             objective,

@@ -15,9 +15,11 @@ from saccade.checkpoint import write_atomic
 GUTTER = 4  # white pixels between two samples
 
 
-def save_pictures(pictures: Mapping[str, Float[Tensor, "b c h w"]], folder: Path) -> list[Path]:
+def save_pictures(
+    pictures: Mapping[str, Float[Tensor, "b c h w"]], folder: Path
+) -> dict[str, Path]:
     """Write one strip per name, samples side by side; values in [0, 1], 1 or 3 channels."""
-    return [save_strip(picture, folder / f"{name}.png") for name, picture in pictures.items()]
+    return {name: save_strip(each, folder / f"{name}.png") for name, each in pictures.items()}
 
 
 def save_strip(images: Float[Tensor, "b c h w"], path: Path) -> Path:

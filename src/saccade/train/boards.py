@@ -1,4 +1,4 @@
-"""Where else the numbers of ``metrics.jsonl`` are shown: TensorBoard, Weights & Biases, trackio.
+"""Where else numbers and pictures of a run are shown: TensorBoard, Weights & Biases, trackio.
 
 One that fails says so once and is left alone: training goes on, and ``metrics.jsonl`` has it all.
 """
@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import numpy as np
+from matplotlib.image import imread
 
 from saccade.errors import ConfigError
 
@@ -25,6 +28,10 @@ class Board(Protocol):
 
     def write(self, record: Record) -> None:
         """Add one record of ``metrics.jsonl``."""
+        ...
+
+    def show(self, pictures: Mapping[str, Path], step: int) -> None:
+        """Add pictures, PNG files by name."""
         ...
 
     def close(self) -> None:
@@ -45,6 +52,13 @@ class TensorBoard:
         for name, value in record.items():
             if isinstance(value, float):
                 self.writer.add_scalar(name, value, int(record["step"]))
+        self.writer.flush()
+
+    def show(self, pictures: Mapping[str, Path], step: int) -> None:
+        """Add pictures."""
+        for name, path in pictures.items():
+            pixels = (255 * imread(path)[..., :3]).round().astype(np.uint8)
+            self.writer.add_image(f"pictures/{name}", pixels, step, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:
@@ -74,11 +88,17 @@ class Tracker:
             number = hashlib.sha256(str(place).encode()).hexdigest()[:12]
             quiet = tracker.Settings(silent=True, console="off", x_disable_stats=True)
             settings |= {"mode": mode, "id": number, "dir": str(run_dir), "settings": quiet}
+        self.image: Any = tracker.Image
         self.run: Any = tracker.init(**settings)
 
     def write(self, record: Record) -> None:
         """Add one record."""
         self.run.log(dict(record), step=int(record["step"]))
+
+    def show(self, pictures: Mapping[str, Path], step: int) -> None:
+        """Add pictures."""
+        found = {f"pictures/{name}": self.image(str(path)) for name, path in pictures.items()}
+        self.run.log(found, step=step)
 
     def close(self) -> None:
         """Let it finish."""
@@ -109,20 +129,23 @@ class Boards:
 
     def write(self, record: Record) -> None:
         """Add one record to each that works."""
-        for name, board in list(self.open.items()):
-            try:
-                board.write(record)
-            except Exception as error:  # noqa: BLE001
-                self._failed(name, error)
+        self._each(lambda board: board.write(record))
+
+    def show(self, pictures: Mapping[str, Path], step: int) -> None:
+        """Add pictures to each that works."""
+        self._each(lambda board: board.show(pictures, step))
 
     def close(self) -> None:
         """Close all."""
+        self._each(lambda board: board.close())
+        self.open.clear()
+
+    def _each(self, what: Callable[[Board], None]) -> None:
         for name, board in list(self.open.items()):
             try:
-                board.close()
-            except Exception as error:  # noqa: BLE001
+                what(board)
+            except Exception as error:  # noqa: BLE001 - each package has errors of its own
                 self._failed(name, error)
-        self.open.clear()
 
     def _failed(self, name: str, error: Exception) -> None:
         self.open.pop(name, None)

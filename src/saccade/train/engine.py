@@ -90,7 +90,7 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     card: str = "",
     stop: Stop | None = None,
-    show: Callable[[Objective, int], None] | None = None,
+    show: Callable[[Objective, int], Mapping[str, Path]] | None = None,
 ) -> Summary:
     """Minimise an objective and leave a run folder.
 
@@ -98,7 +98,8 @@ def train(
     config: the objective's config, the data's fingerprint. ``card`` is the exports' model card.
     ``allow_change`` names fields of both that may differ. With ``resume="auto"`` an older
     checkpoint will do where the newest is damaged. ``stop`` handles signals, where the caller
-    does already. ``show`` is given whole networks and the step, every ``config.pictures_every``.
+    does already. ``show`` is given whole networks and the step, every ``config.pictures_every``,
+    and returns PNG files by name.
 
     Raises:
         ConfigError: settings that cannot work, or a folder that holds a run, without ``resume``.
@@ -154,7 +155,7 @@ def train(
             ranks.on_main(lambda: _ring(run, *_look(run, plain, "warning")))
             ranks.on_main(lambda: _count(run, plain))
         with stop.deferred():
-            _loop(run, data, show or (lambda *_: None))
+            _loop(run, data, show or (lambda *_: {}))
         stop.state = f"all {config.steps} steps are done and saved in {run_dir}; resume to finish"
         if run.scores is None:  # all steps were done before
             _evaluate(run)
@@ -241,7 +242,7 @@ def _start_log(run: Run, stack: ExitStack) -> None:
     stack.callback(run.log.close)
 
 
-def _loop(run: Run, data: Batches, show: Callable[[Objective, int], None]) -> None:
+def _loop(run: Run, data: Batches, show: Callable[[Objective, int], Mapping[str, Path]]) -> None:
     config, ranks = run.config, run.ranks
     run.spread.model.train()
     batches = data.batches(run.step)
@@ -261,9 +262,14 @@ def _loop(run: Run, data: Batches, show: Callable[[Objective, int], None]) -> No
         _settle(run, averaged(run, result) if result and run.due(config.log_every) else {})
         if config.pictures_every and run.step % config.pictures_every == 0:
             with run.spread.whole() as plain, alarms.looking(plain):
-                ranks.on_main(lambda: show(plain, run.step))
+                ranks.on_main(lambda: _show(run, show(plain, run.step)))
     run.obey()
     run.settle()
+
+
+def _show(run: Run, pictures: Mapping[str, Path]) -> None:
+    if run.log is not None:
+        run.log.pictures(pictures, run.step)
 
 
 def _next(batches: Iterator[Clip], run: Run) -> Clip | None:

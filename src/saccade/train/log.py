@@ -78,6 +78,10 @@ class Log:
         self.lines.write(record)
         self.boards.write(record)
 
+    def pictures(self, found: Mapping[str, Path], step: int) -> None:
+        """Show pictures, PNG files by name, where else metrics are shown."""
+        self.boards.show(found, step)
+
     def timing(self, record: Record) -> None:
         """Write what depends on the clock or the machine."""
         self.clock.write(record)
