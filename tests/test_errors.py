@@ -8,6 +8,7 @@ CODES = {  # scripts and schedulers rely on these
     "CheckpointError": 4,
     "SpaceError": 5,
     "NumericError": 6,
+    "OutOfMemory": 7,
     "BusyError": 8,
 }
 

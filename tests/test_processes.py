@@ -24,4 +24,4 @@ def test_a_script_without_a_main_is_told_so_and_does_not_hang(tmp_path: Path) ->
     )
     assert done.returncode == 1
     assert 'if __name__ == "__main__":' in done.stderr
-    assert "by what is told above" in done.stderr
+    assert "ended by what is told above" in done.stderr

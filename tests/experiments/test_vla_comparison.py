@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from saccade.config import to_dict
 from saccade.data.synthetic_reach import ReachConfig
 from saccade.errors import CheckpointError, ConfigError
+from saccade.evals.rollout_workers import Job, Stage
+from saccade.evals.rollouts import play
 from saccade.evals.success import compare
 from saccade.experiments import evaluating, vla_comparison
 from saccade.experiments.source import SourceConfig
@@ -39,7 +41,9 @@ def comparison(folder: Path) -> VlaComparison:
     OURS.build().save_pretrained(folder / "encoder", OURS)
     tuning = replace(vla.debug(), source=replace(SOURCE, cache=str(folder / "cache")))
     tuning = replace(tuning, objective=replace(vla.finetune_tiny().objective, warm_up=1))  # type: ignore[type-var]
-    whole = with_budget(replace(tuning, objective=vla.debug().objective), 16, 0)
+    loop = replace(tuning.train, eval_every=1000, save_every=1000)
+    tuning = replace(tuning, train=loop, eval_samples=8)
+    whole = with_budget(replace(tuning, objective=vla.debug().objective), 8, 0)
     models = []
     for name, recipe in (("openvla", vla.debug()), ("pi0", vla.pi0_debug())):
         policy: Any = recipe.objective
@@ -63,24 +67,27 @@ def train_here(
         training.run(place)
 
 
+def play_here(stage: Stage, jobs: Sequence[Job], workers: int) -> Generator[tuple[Job, Any]]:
+    """Play in this process, too: workers have tests of their own."""
+    for job in jobs:
+        (task,) = [task for task in stage.suite.tasks if task.name == job.key.task]
+        scene, player = stage.suite.open(task), stage.players[job.who].build()
+        scene.reset(job.key.initial_state, job.key.seed)
+        player.check(scene)
+        yield job, play(scene, player, job.key, stage.protocol)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A comparison from fresh weights to the page. Read only."""
     folder = tmp_path_factory.mktemp("eyes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vla_comparison, "train_all", train_here)
+        patch.setattr(evaluating, "play_all", play_here)
         patch.setattr(evaluating, "write_success_report", lambda *_: None)  # its own tests draw it
         plan = comparison(folder)
         results = plan.run(folder / "out", command="saccade vla compare")
     return plan, folder / "out", results
-
-
-pytestmark = pytest.mark.usefixtures("quick_workers")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _first(quick_workers: None) -> None:
-    """Workers are quick before the comparison is made."""
 
 
 def test_fresh_models_are_trained_swapped_tuned_and_act(done: Any) -> None:

@@ -100,8 +100,8 @@ def built(
                 yield from zip(some, pool.map(_attempt_here, some), strict=True)
         except BrokenProcessPool as error:
             raise DataError(
-                f"a process that decoded frames for {work.frames} ended, killed for want of memory "
-                "or by what is told above; run again to go on, with fewer workers"
+                f"a process that decoded frames for {work.frames} was killed, maybe for want of "
+                "memory, or ended by what is told above; run again to go on, with fewer workers"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
