@@ -30,7 +30,7 @@ usage: saccade VERB [options]          saccade VERB --help teaches, with an exam
   evaluate   success rates of policies in LIBERO or Meta-World, with intervals and floors
   serve      a policy over a websocket, in openpi's protocol
   plan       search actions with a world model: offline error, closed loop, calibration
-  vla        swap the eyes of OpenVLA or pi0 for an encoder of ours
+  vla        swap the eyes of OpenVLA or pi0 for an encoder of ours; compare several in one table
   export     lora RUN -> adapters alone, to share; convert official weights
   report     rebuild report.html from results.json
   demo       collect, pretrain three ways, probe and report; minutes on two CPU cores
