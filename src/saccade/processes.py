@@ -3,8 +3,19 @@
 import multiprocessing
 import os
 import threading
+from multiprocessing.context import ForkServerContext
 
 from saccade.errors import ConfigError
+
+
+def forkserver() -> ForkServerContext:
+    """Return the way to start processes that read: forks of one that has imported what they need.
+
+    Importing torch anew takes a second of each of them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["saccade.data.loader"])
+    return context
 
 
 def die_with_parent() -> None:

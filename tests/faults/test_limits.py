@@ -21,11 +21,11 @@ HANDLES = 64
 
 
 def read_with_few_handles(source: Path, told: Path, most: int) -> None:
-    """Read batches with two workers, of more files than there are handles."""
+    """Hold more batches of two workers than there are handles: each has one."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (HANDLES, most))
     episodes = open_episodes(str(source))
     loader = Loader(episodes, PairWindow(max_gap=3), "front", 8, workers=2, prefetch=2)
-    toy.exit_as_told(lambda: list(islice(loader.batches(0), 20)), told)
+    toy.exit_as_told(lambda: list(islice(loader.batches(0), HANDLES + 16)), told)
 
 
 @pytest.mark.parametrize(("most", "code"), [(4096, 0), (HANDLES, 3)])

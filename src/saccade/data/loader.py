@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.process import BaseProcess
 from threading import Timer
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -27,9 +27,11 @@ from torch.utils.data import DataLoader, Dataset
 from saccade import sabotage
 from saccade.data.episodes import Episodes
 from saccade.data.files.faults import OnError
+from saccade.data.packing import Packed, packed
 from saccade.data.transforms import Augment, CentreCrop
 from saccade.data.windows import Plan, Window, stack
 from saccade.errors import ConfigError, DataError, SaccadeError
+from saccade.processes import forkserver
 from saccade.types import Clip
 
 SHOWN = 20  # episodes that an error names
@@ -80,6 +82,8 @@ class Loader:
     def batches(self, first_step: int) -> Iterator[Clip]:
         """Yield this rank's part of every batch from ``first_step`` (0-based) on, for ever.
 
+        Workers begin to read at once, not only when the first batch is asked for.
+
         Raises:
             ConfigError: the batch does not divide by the ranks.
             DataError: a batch could not be read, or the worker that read it died or hangs, or more
@@ -89,6 +93,12 @@ class Loader:
             raise ConfigError(f"batch_size {self.batch_size} does not divide by {self.ranks} ranks")
         if self.workers:
             _allow_files()
+        batches = self._batches(first_step)
+        next(batches)
+        return cast(Iterator[Clip], batches)
+
+    def _batches(self, first_step: int) -> Iterator[Clip | None]:
+        """Start the workers and yield nothing; then the batches."""
         order = _Batches(self, first_step)
         source: Any = iter(
             DataLoader(
@@ -97,16 +107,17 @@ class Loader:
                 ),
                 sampler=order,
                 batch_size=None,
-                collate_fn=_as_it_is,
+                collate_fn=_to_send if self.workers else _as_it_is,
                 num_workers=self.workers,
                 prefetch_factor=self.prefetch if self.workers else None,
                 pin_memory=torch.cuda.is_available(),
-                multiprocessing_context="forkserver" if self.workers else None,
+                multiprocessing_context=forkserver() if self.workers else None,
             )
         )
         workers = _Workers(getattr(source, "_workers", []), self.timeout)
         bad = 0
         try:
+            yield None
             for step in count(first_step):
                 found = workers.watch(source, order.asked)
                 order.asked.popleft()
@@ -122,7 +133,7 @@ class Loader:
                         f"may be; the last is of episode {found.bad[-1]['episode']}: "
                         f"{found.bad[-1]['error']}"
                     )
-                yield found.clip
+                yield found.clip.open() if isinstance(found.clip, Packed) else found.clip
         finally:
             del source  # torch asks the workers to end, and waits a few seconds for each
             workers.end()
@@ -194,7 +205,7 @@ class Samples(Dataset[Clip]):
 class _Given(NamedTuple):
     """A batch, and what is in the place of others in it."""
 
-    clip: Clip
+    clip: Clip | Packed
     bad: list[dict[str, Any]]
 
 
@@ -267,13 +278,20 @@ class _Batches(torch.utils.data.Sampler[Plan]):
             yield rows
 
 
+def _to_send(given: Any) -> Any:
+    """Pack a batch for its way out of a worker; an error goes as it is."""
+    if isinstance(given, _Given) and not isinstance(given.clip, Packed):
+        return _Given(packed(given.clip), given.bad)
+    return given
+
+
 def _as_it_is(given: Any) -> Any:
     """Leave a batch alone, which torch would search for arrays to convert."""
     return given
 
 
 def _allow_files() -> None:
-    """Take as many file handles as this process may: each tensor of a worker needs one."""
+    """Take as many file handles as this process may: each batch of a worker needs one."""
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if few < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

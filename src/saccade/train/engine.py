@@ -151,11 +151,12 @@ def train(
         stack.callback(run.saver.close)
         _open(run, data, saved, notes)
         ranks.on_main(lambda: _start_log(run, stack))
+        batches = data.batches(run.step)  # which workers read while the weights are looked at
         with laid.whole() as plain:
             ranks.on_main(lambda: _ring(run, *_look(run, plain, "warning")))
             ranks.on_main(lambda: _count(run, plain))
         with stop.deferred():
-            _loop(run, data, show or (lambda *_: {}))
+            _loop(run, batches, show or (lambda *_: {}))
         stop.state = f"all {config.steps} steps are done and saved in {run_dir}; resume to finish"
         if run.scores is None:  # all steps were done before
             _evaluate(run)
@@ -242,10 +243,13 @@ def _start_log(run: Run, stack: ExitStack) -> None:
     stack.callback(run.log.close)
 
 
-def _loop(run: Run, data: Batches, show: Callable[[Objective, int], Mapping[str, Path]]) -> None:
+def _loop(
+    run: Run,
+    batches: Iterator[Clip],
+    show: Callable[[Objective, int], Mapping[str, Path]],
+) -> None:
     config, ranks = run.config, run.ranks
     run.spread.model.train()
-    batches = data.batches(run.step)
     if run.step == 0:
         run.pending = {}
     if run.pending is not None:

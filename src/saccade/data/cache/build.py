@@ -16,7 +16,7 @@ from crc32c import crc32c
 from saccade.data.episodes import Episodes
 from saccade.data.transforms import Framing
 from saccade.errors import DataError
-from saccade.processes import die_with_parent
+from saccade.processes import die_with_parent, forkserver
 
 BLOCK = 16  # frames decoded at once: bounds the memory of a process, 100 MB of 1080p
 QUEUE = 4096  # episodes handed to the processes at once
@@ -92,7 +92,7 @@ def built(
     if not workers or multiprocessing.parent_process() is not None:
         yield from ((episode, _attempt(work, episode)) for episode in members)
         return
-    context = multiprocessing.get_context("forkserver")
+    context = forkserver()
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(work,)) as pool:
         try:
             for start in range(0, len(members), QUEUE):

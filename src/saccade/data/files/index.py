@@ -24,7 +24,7 @@ from saccade.checkpoint import write_atomic
 from saccade.data.files.faults import OnError, Skipped
 from saccade.data.files.folder import Folder
 from saccade.errors import DataError
-from saccade.processes import die_with_parent
+from saccade.processes import die_with_parent, forkserver
 from saccade.progress import progress
 
 Scan = Callable[[Folder, str], Any]  # what to keep of a file, as JSON values
@@ -82,7 +82,7 @@ def _scanned(folder: Folder, names: Sequence[str], scan: Scan) -> Iterator[tuple
     if len(names) < PARALLEL or multiprocessing.parent_process() is not None:
         yield from map(work, names)
         return
-    context = multiprocessing.get_context("forkserver")
+    context = forkserver()
     with ProcessPoolExecutor(os.cpu_count(), context, initializer=die_with_parent) as pool:
         try:
             yield from pool.map(work, names, chunksize=16)

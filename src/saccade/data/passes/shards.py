@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -17,7 +16,7 @@ import torch
 
 from saccade.checkpoint import write_atomic
 from saccade.errors import BusyError, ConfigError, DataError, SaccadeError
-from saccade.processes import die_with_parent
+from saccade.processes import die_with_parent, forkserver
 
 T = TypeVar("T")
 
@@ -93,8 +92,7 @@ class _Worker:
     """A process that works on one item at a time."""
 
     def __init__(self, work: Callable[[int], Any]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # imports once what every process needs
+        context = forkserver()
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(work, far_end), daemon=True)
         self.process.start()
