@@ -30,7 +30,7 @@ from saccade.config import Config, from_dict, to_dict
 from saccade.errors import CheckpointError, ConfigError
 
 WORKING = 16  # arrays of the size of a candidate's features that a network holds at its peak
-Crop = Literal["ac", "centre", "square"]  # how frames become squares: ``data/transforms.py``
+Crop = Literal["ac", "centre", "pad", "square", "stretch"]  # to squares: ``data/transforms.py``
 Orientation = Literal["upright", "raw", "rot180"]  # of frames: ``data/libero/reader.py``
 
 

@@ -60,6 +60,7 @@ def test_swap_then_fine_tune_on_a_share_of_the_demonstrations(
         ({"--encoder": "original", "--mode": "add"}, "--encoder"),
         ({"--camera": "roof"}, "no camera 'roof'"),
         ({"--slot": "7", "--mode": "replace-one"}, "2 towers"),
+        ({"--towers": "nowhere"}, "small has its own, leave them out"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -94,7 +95,19 @@ def test_a_published_folder_is_brought_over(
     assert "keep; new: nothing" in done.out
     policy = Policy.from_pretrained(tmp_path / "out" / "policy")
     assert isinstance(policy, OpenVla)
-    assert (policy.config.pixels.frame, policy.config.pixels.size) == (96, 28)
+    pixels = policy.config.pixels  # of 96 x 128 pixels: whole, as OpenVLA's own training data
+    assert (pixels.frame, pixels.crop, pixels.size) == (128, "stretch", 28)
+    assert (policy.contract.frame_size, policy.contract.crop) == ((96, 128), "stretch")
+    assert (policy.contract.image_size, policy.contract.cameras) == (128, ("front",))
+    train = ("train", "vla:debug", "--policy", tmp_path / "out", "--data", data)
+    train = (*train, "--source.camera", "front", "--train.samples", 8)
+    tuned = saccade(*train, "--out", tmp_path / "tuned")
+    assert tuned.code == 0, tuned.err
+    again = Policy.from_pretrained(tmp_path / "tuned" / "policy")
+    assert again.contract == policy.contract
+    other = saccade(*train, "--source.crop", "pad", "--out", tmp_path / "other")
+    assert other.code == 2
+    assert "the policy's frames become squares by 'stretch'; leave it out" in other.err
     (folder / "tokenizer.json").unlink()
     lost = saccade(*swap, "--overwrite")
     assert lost.code == 4

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -18,12 +20,14 @@ from saccade.data.transforms import (
     jitter,
     mirror,
     normalise,
+    pad_box,
     shortest_edge_crop,
+    stretch,
     vjepa_clip,
 )
 from saccade.data.windows import ClipWindow, PairWindow
 from saccade.errors import ConfigError
-from saccade.types import Clip
+from saccade.types import Clip, Crop
 
 DATA = SyntheticConfig(image_size=32, noise=0.0).build()
 
@@ -232,6 +236,60 @@ def test_the_training_crop_of_ac_is_a_framing_with_a_matrix(height: int, width: 
 def test_framings_are_told_apart() -> None:
     assert Framing.named("square", 256) == Framing(size=256)
     assert Framing.named("centre", 256) == Framing(size=256, edge=292)
-    assert len({Framing.named(crop, 64).tag for crop in ("ac", "centre", "square")}) == 3
+    assert {crop: Framing.named(crop, 64).tag for crop in get_args(Crop)} == {
+        "ac": "64/ac",
+        "centre": "64/73",
+        "pad": "64/pad",
+        "square": "64",
+        "stretch": "64/stretch",
+    }
     with pytest.raises(ConfigError, match="cropped in one way"):
-        Framing(size=64, edge=73, ac=True)
+        Framing(size=64, edge=73, how="ac")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "box"),
+    [
+        (180, 320, 224, (49, 0, 126, 224)),  # DROID: 224 * 180 / 320 = 126, 98 rows of bars
+        (480, 640, 224, (28, 0, 168, 224)),
+        (640, 480, 224, (0, 28, 224, 168)),
+        (30, 47, 16, (3, 0, 10, 16)),  # 10.2 rows are 10, and of 6 each bar has 3
+        (36, 47, 16, (2, 0, 12, 16)),
+        (25, 47, 16, (4, 0, 8, 16)),
+        (33, 47, 16, (2, 0, 11, 16)),  # 5 rows of bars: 2 above, 3 below
+        (24, 24, 16, (0, 0, 16, 16)),
+    ],
+)
+def test_bars_are_where_pi0s_pictures_have_them(
+    height: int, width: int, size: int, box: tuple[int, int, int, int]
+) -> None:
+    assert pad_box(height, width, size) == box
+    video = torch.randint(1, 256, (2, 3, height, width), dtype=torch.uint8)
+    framing = Framing.named("pad", size)
+    top, left, rows, columns = box
+    shown = framing(video)
+    assert torch.equal(
+        shown[..., top : top + rows, left : left + columns], stretch(video, rows, columns)
+    )
+    inside = torch.zeros(size, size, dtype=torch.bool)
+    inside[top : top + rows, left : left + columns] = True
+    assert (shown[..., ~inside] == 0).all()
+    corners = np.array([[-0.5, -0.5, 1], [width - 0.5, height - 0.5, 1]])
+    moved = corners @ framing.matrix(height, width).T
+    expected = [[left - 0.5, top - 0.5], [left + columns - 0.5, top + rows - 0.5]]
+    np.testing.assert_allclose(moved[:, :2], expected, atol=1e-12)
+
+
+def test_a_whole_frame_is_squashed() -> None:
+    ramp = torch.arange(0, 240, 5, dtype=torch.uint8).expand(1, 3, 12, 48).contiguous()
+    framing = Framing.named("stretch", 12)
+    shown = framing(ramp)
+    # four columns become one, their weights a triangle that is symmetric about its middle
+    assert (shown[0, 0, 4, 2:-2].float() - (7.5 + 20 * torch.arange(12.0))[2:-2]).abs().max() <= 0.5
+    corners = np.array([[-0.5, -0.5, 1], [47.5, 11.5, 1]])
+    np.testing.assert_allclose(
+        (corners @ framing.matrix(12, 48).T)[:, :2], [[-0.5, -0.5], [11.5, 11.5]], atol=1e-12
+    )
+    square = torch.randint(256, (1, 3, 20, 20), dtype=torch.uint8)
+    for how in ("stretch", "pad"):
+        assert torch.equal(Framing.named(how, 16)(square), Framing.named("square", 16)(square))

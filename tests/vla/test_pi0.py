@@ -156,6 +156,7 @@ def test_every_tensor_of_a_published_folder_is_used(tmp_path: Path) -> None:
     found = PublishedPi0Config(folder=tmp_path, state_size=4).build()
     same = filled(whole)
     assert found.digests() == same.digests()
+    assert found.config.pixels.crop == "pad"
     sample = clip()
     known(found)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from saccade.errors import CheckpointError, ConfigError
 from saccade.types import Policy
 from saccade.vla.loading import PublishedOpenVlaConfig
 from saccade.vla.openvla import OpenVla
-from saccade.vla.published import TRAINED, read_folder
+from saccade.vla.published import TOWERS, TRAINED, read_folder
 from tests.vla.small import CONTRACT, SIDE, base, clip, policy
 
 
@@ -85,10 +85,66 @@ def test_a_trainings_file_is_read_as_the_hubs(tmp_path: Path) -> None:
         assert torch.equal(value, other) or (value.isnan() == other.isnan()).all(), name
     with pytest.raises(CheckpointError, match="--tokenizer"):
         loaded(trained)
-    del model["vision_backbone"]
-    torch.save({"model": model}, trained / "checkpoints" / "latest-checkpoint.pt")
-    with pytest.raises(CheckpointError, match="left the towers as timm publishes"):
+
+
+def split(folder: Path, out: Path, side: int = SIDE) -> tuple[Path, tuple[Path, Path]]:
+    """Write an OpenVLA as a training that left its towers alone, and the towers as timm does."""
+    weights = read_weights(folder)
+    model: dict[str, dict[str, torch.Tensor]] = {"projector": {}, "llm_backbone": {}}
+    towers: list[dict[str, torch.Tensor]] = [{}, {}]
+    for name, value in weights.items():
+        if name.startswith(TOWERS):
+            i = TOWERS.index(next(start for start in TOWERS if name.startswith(start)))
+            bare = name.removeprefix(TOWERS[i]).replace("scale_factor", "gamma")
+            towers[i][bare] = value.float()
+        elif name.startswith("projector."):
+            place = {"fc1": "0", "fc2": "2", "fc3": "4"}
+            _, layer, leaf = name.split(".")
+            model["projector"][f"projector.{place[layer]}.{leaf}"] = value
+        else:
+            model["llm_backbone"][name.replace("language_model.", "llm.", 1)] = value
+    (out / "checkpoints").mkdir(parents=True)
+    torch.save({"model": model}, out / "checkpoints" / "latest-checkpoint.pt")
+    settings = {"model": {"vision_backbone_id": f"dinosiglip-vit-so-{side}px"}}
+    (out / "config.json").write_text(json.dumps(settings))
+    names = ("small_dinov2", "small_siglip")
+    folders = (out / names[0], out / names[1])
+    for name, place, tower in zip(names, folders, towers, strict=True):
+        write_weights(place, tower)
+        (place / "config.json").write_text(json.dumps({"architecture": name}))
+    return out, folders
+
+
+def test_towers_that_a_training_left_alone_are_timms(tmp_path: Path) -> None:
+    folder = base(tmp_path / "hub", family="qwen2")
+    bfloat = {k: v.bfloat16() for k, v in read_weights(folder).items()}
+    write_weights(folder, bfloat)
+    trained, towers = split(folder, tmp_path / "trained")
+    one = loaded(folder, dtype="bfloat16").state_dict()
+    two = loaded(trained, tokenizer=folder, towers=towers).state_dict()  # as wide as the rest
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert value.dtype == two[name].dtype, name
+        assert torch.equal(value, two[name]) or (value.isnan() == two[name].isnan()).all(), name
+    with pytest.raises(CheckpointError, match=r"timm/vit_large_patch14_reg4_dinov2.*--towers"):
         loaded(trained, tokenizer=folder)
+    with pytest.raises(CheckpointError, match="has towers of its own"):
+        loaded(folder, towers=towers)
+    with pytest.raises(CheckpointError, match="projector of 2 towers; --towers names 1"):
+        loaded(trained, tokenizer=folder, towers=towers[:1])
+    with pytest.raises(CheckpointError, match=r"no ViT of timm"):
+        loaded(trained, tokenizer=folder, towers=(folder, towers[1]))
+    (trained / "config.json").write_text(json.dumps({"model": {}}))
+    with pytest.raises(CheckpointError, match="names no pixels"):
+        loaded(trained, tokenizer=folder, towers=towers)
+
+
+def test_a_tower_of_another_size_is_brought_to_that_of_the_training(tmp_path: Path) -> None:
+    folder = base(tmp_path / "hub", family="qwen2")
+    trained, towers = split(folder, tmp_path / "trained", side=2 * SIDE)
+    found = loaded(trained, tokenizer=folder, towers=towers)
+    assert found.config.pixels.size == 2 * SIDE
+    assert [tower.grid for tower in found.eyes.towers] == [2 * SIDE // 14] * 2
 
 
 def test_bfloat16_stays_and_other_models_are_refused(tmp_path: Path) -> None:

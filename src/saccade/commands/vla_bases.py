@@ -1,5 +1,6 @@
 """What ``saccade vla`` reads: models by name or folder, and demonstrations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from saccade.vla.policy import VlaPolicy
 from saccade.vla.published_pi0 import PublishedPi0Config, SmallPi0Config
 
 SMALL = ("small", "small-pi0")  # bases of fresh weights
+SEEN = 224  # pixels of a published tower
 MODES = {"keep": "keep", "replace": "replace", "replace-one": "replace_one", "add": "add"}
 
 
@@ -34,8 +36,11 @@ class Given:
         pictures: moments that replace-one is fitted on.
         tokenizer: folder of the tokenizer, where the base has none (Qwen/Qwen2.5-0.5B for the
             0.5B sibling, google/paligemma-3b-pt-224 for pi0).
-        frame: side of the frames that a published base is given before it resizes them; 0 takes
-            the smaller side of those recorded.
+        towers: folders of timm's DINOv2 and SigLIP, where a training left its towers as they are
+            published (the 0.5B sibling); the error that asks for them names them.
+        frame: side of the squares that a published base is given before it resizes them; 0 takes
+            the size of those recorded, or 448 for larger ones that are no squares. Those are
+            squashed for an OpenVLA and put between bars for a pi0, as in their training.
         dtype: of a published base's weights; auto leaves them as they are.
         cache: folder of decoded frames.
     """
@@ -48,6 +53,7 @@ class Given:
     keep_grid: bool = False
     pictures: int = 2000
     tokenizer: Path | None = None
+    towers: tuple[Path, ...] = ()
     frame: int = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     cache: str = ""
@@ -70,8 +76,24 @@ def base_named(
     """Find a base: fresh, of ours, or published. Fresh ones know the words of ``more`` data too.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or it has no use for timm's towers.
     """
+    found = _base_named(base, source, command, more, statistics)
+    if command.towers and not isinstance(found, PublishedOpenVlaConfig):
+        raise ConfigError(
+            f"--towers are for an OpenVLA whose training left its own as published; {base} has its "
+            "own, leave them out"
+        )
+    return found
+
+
+def _base_named(
+    base: str,
+    source: SourceConfig,
+    command: Given,
+    more: Sequence[SourceConfig],
+    statistics: str,
+) -> Config[VlaPolicy]:
     folder = Path(base)
     if base in SMALL:
         episodes = source.episodes.build()
@@ -91,7 +113,17 @@ def base_named(
         )
     if '"saccade' in (folder / CONFIG).read_text():
         return PretrainedVlaConfig(folder=folder)
-    return published_named(folder, command, command.frame or min(source.recorded()), statistics)
+    return published_named(folder, command, command.frame or frame_of(source), statistics)
+
+
+def frame_of(source: SourceConfig) -> int:
+    """Return the side of the squares that a published base is given, in pixels.
+
+    Squares keep their size. Frames that are none keep their longer side, up to twice what towers
+    see: a frame of a film may be ten times as wide.
+    """
+    height, width = source.recorded()
+    return height if height == width else min(max(height, width), 2 * SEEN)
 
 
 def published_named(
@@ -111,6 +143,7 @@ def published_named(
         folder=folder,
         statistics=statistics,
         tokenizer=command.tokenizer,
+        towers=command.towers,
         frame=frame,
         dtype=command.dtype,
     )

@@ -61,8 +61,36 @@ def fit(video: UInt8[Tensor, "t 3 h w"], size: int) -> UInt8[Tensor, "t 3 {size}
     square = video[..., top : top + side, left : left + side]
     if side == size:
         return square
-    square = square.contiguous(memory_format=torch.channels_last)  # has the faster kernel
-    return F.interpolate(square, (size, size), mode="bilinear", antialias=True)
+    return stretch(square, size, size)
+
+
+def stretch(
+    video: UInt8[Tensor, "t 3 h w"], rows: int, columns: int
+) -> UInt8[Tensor, "t 3 {rows} {columns}"]:
+    """Resize whole frames, antialiased, whatever becomes of their shape."""
+    if tuple(video.shape[2:]) == (rows, columns):
+        return video
+    video = video.contiguous(memory_format=torch.channels_last)  # has the faster kernel
+    return F.interpolate(video, (rows, columns), mode="bilinear", antialias=True)
+
+
+def pad_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """Return where ``pad`` puts a frame: top, left, height and width, in pixels."""
+    longer = max(height, width)
+    rows, columns = max(1, height * size // longer), max(1, width * size // longer)
+    return (size - rows) // 2, (size - columns) // 2, rows, columns
+
+
+def pad(video: UInt8[Tensor, "t 3 h w"], size: int) -> UInt8[Tensor, "t 3 {size} {size}"]:
+    """Resize whole frames so that the longer side fits, antialiased, between black bars.
+
+    As pi0's pictures (https://github.com/Physical-Intelligence/openpi, ``resize_with_pad``): sides
+    are rounded down, and of an odd number of rows one more goes below.
+    """
+    height, width = video.shape[2:]
+    top, left, rows, columns = pad_box(height, width, size)
+    bars = (left, size - left - columns, top, size - top - rows)
+    return F.pad(stretch(video, rows, columns), bars)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,43 +101,56 @@ class Framing:
         size: side of the square, in pixels.
         edge: pixels of the shortest edge before the centre is cropped, 292 for V-JEPA 2 at 256;
             0 keeps the whole central square and resizes that.
-        ac: crop and squash as V-JEPA 2-AC was trained instead (``ac_crop``), to whole grey levels.
+        how: ``square`` cuts it out of the centre; ``ac`` crops and squashes as V-JEPA 2-AC was
+            trained (``ac_crop``), to whole grey levels; ``stretch`` squashes the whole frame, as
+            OpenVLA; ``pad`` keeps it whole and as it is, between black bars, as pi0.
     """
 
     size: int
     edge: int = 0
-    ac: bool = False
+    how: Literal["ac", "pad", "square", "stretch"] = "square"
 
     def __post_init__(self) -> None:
-        if self.ac and self.edge:
-            raise ConfigError(f"a frame is cropped in one way, not by edge {self.edge} and ac")
+        if self.how != "square" and self.edge:
+            raise ConfigError(
+                f"a frame is cropped in one way, not by edge {self.edge} and {self.how}"
+            )
 
     @staticmethod
     def named(crop: Crop, size: int) -> "Framing":
         """Return the framing that a model's metadata name."""
-        return Framing(
-            size=size, edge=size * 256 // 224 if crop == "centre" else 0, ac=crop == "ac"
-        )
+        if crop == "centre":
+            return Framing(size=size, edge=size * 256 // 224)
+        return Framing(size=size, how=crop)
 
     @property
     def tag(self) -> str:
         """Return what tells framings apart, in names of caches and data."""
-        return f"{self.size}" + (f"/{self.edge}" if self.edge else "/ac" if self.ac else "")
+        how = self.edge or ("" if self.how == "square" else self.how)
+        return f"{self.size}/{how}" if how else f"{self.size}"
 
     def __call__(self, video: UInt8[Tensor, "t 3 h w"]) -> UInt8[Tensor, "t 3 _ _"]:
         """Return the squares, antialiased but for ``ac``."""
-        if self.ac:
+        if self.how == "ac":
             return ac_crop(video, self.size).round().to(torch.uint8)
+        if self.how == "stretch":
+            return stretch(video, self.size, self.size)
+        if self.how == "pad":
+            return pad(video, self.size)
         return (
             shortest_edge_crop(video, self.edge, self.size) if self.edge else fit(video, self.size)
         )
 
     def matrix(self, height: int, width: int) -> Float64[np.ndarray, "3 3"]:
         """Return what a camera's matrix is multiplied by, for frames of this size."""
-        if self.ac:
-            top, left, tall, wide = ac_box(height, width)
-            x, y = self.size / wide, self.size / tall
-            moved = [x * (0.5 - left) - 0.5, y * (0.5 - top) - 0.5]
+        if self.how != "square":
+            ac = self.how == "ac"
+            top, left, tall, wide = ac_box(height, width) if ac else (0, 0, height, width)
+            down, right, rows, columns = 0, 0, self.size, self.size
+            if self.how == "pad":
+                down, right, rows, columns = pad_box(height, width, self.size)
+            x, y = columns / wide, rows / tall
+            moved = [right + x * (0.5 - left) - 0.5, down + y * (0.5 - top) - 0.5]
             return np.array([[x, 0, moved[0]], [0, y, moved[1]], [0, 0, 1.0]])
         short = min(height, width)
         scale = (self.edge or self.size) / short

@@ -74,7 +74,8 @@ class SourceConfig:
         camera: the camera to look through; empty takes the data set's first.
         cameras: several, in this order, in place of ``camera``.
         crop: how frames become squares: the whole central ``square``; the ``centre`` of a shortest
-            edge of 292 for 256 pixels, as V-JEPA 2; or as V-JEPA 2-``ac`` was trained.
+            edge of 292 for 256 pixels, as V-JEPA 2; as V-JEPA 2-``ac`` was trained; the whole
+            frame squashed (``stretch``, as OpenVLA) or between black bars (``pad``, as pi0).
         held_out_tasks: instructions of tasks that only the report may see.
         held_out_scenes: scenes that only the report may see, as the data set names them. An
             episode of a held-out task stays with the unseen tasks, wherever it was recorded.

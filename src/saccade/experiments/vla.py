@@ -30,6 +30,7 @@ from saccade.types import Contract, Objective
 from saccade.vla.imitation import PretrainedVlaConfig, VlaImitation, VlaImitationConfig
 from saccade.vla.openvla import OpenVla
 from saccade.vla.pi0 import Pi0
+from saccade.vla.pixels import PixelsConfig
 from saccade.vla.policy import VlaPolicy
 from saccade.vla.swap import Fit, SwapConfig, swap
 
@@ -60,6 +61,11 @@ class VlaTraining(ActingTraining):
             len(objective.policy.config.action_names),
         )
         config, window = objective.policy.config, self.window
+        if self.source.crop != config.pixels.crop:
+            raise ConfigError(
+                f"frames become squares by {self.source.crop!r}, the policy's by "
+                f"{config.pixels.crop!r}; set source.crop to {config.pixels.crop!r}"
+            )
         wanted = (config.history, config.stride if config.history > 1 else window.stride)
         if (window.history, window.stride) != wanted or window.chunk != chunk_of(objective.policy):
             raise ConfigError(
@@ -191,6 +197,7 @@ def as_published(base: Config[VlaPolicy]) -> VlaPolicy:
         state_names=(),
         action_names=LIBERO_ACTIONS,
         fps=20.0,
+        crop=policy.config.pixels.crop,
         orientation="rot180",
         chunk=1,
     )
@@ -234,7 +241,8 @@ class Exchange:
             CheckpointError: the model is.
         """
         policy = self.base.build().eval()
-        parts = self.source.open(policy.preprocessing.image_size, report)
+        source = as_seen(self.source, policy.config.pixels)
+        parts = source.open(policy.preprocessing.image_size, report)
         policy = adjusted(policy, parts)
         before = policy.digests()
 
@@ -245,7 +253,7 @@ class Exchange:
         require_untouched(before, policy.digests())
         training = VlaTraining(
             objective=VlaImitationConfig(policy=self.base),
-            source=self.source,
+            source=source,
             window=ChunkWindow(chunk=chunk_of(policy)),
         )
         known = policy.bounds.state_dict() if isinstance(policy, OpenVla) else {}
@@ -307,7 +315,7 @@ def shown(
 def with_policy(training: Training, folder: Path) -> Training:
     """Return the same fine-tuning of another policy: ``--policy FOLDER``.
 
-    Its window becomes what the policy takes.
+    Its window, and how frames become squares, become what the policy takes.
 
     Raises:
         ConfigError: the recipe trains no vision-language-action model.
@@ -329,7 +337,26 @@ def with_policy(training: Training, folder: Path) -> Training:
         )
     chunk = getattr(config, "chunk", 1)
     window = replace(training.window, history=config.history, stride=config.stride, chunk=chunk)
-    return replace(training, objective=replace(objective, policy=policy), window=window)
+    return replace(
+        training,
+        objective=replace(objective, policy=policy),
+        window=window,
+        source=as_seen(training.source, config.pixels),
+    )
+
+
+def as_seen(source: SourceConfig, pixels: PixelsConfig) -> SourceConfig:
+    """Return data whose frames become squares as a policy's do.
+
+    Raises:
+        ConfigError: another way was asked for.
+    """
+    if source.crop not in ("square", pixels.crop):
+        raise ConfigError(
+            f"source.crop is {source.crop!r}, the policy's frames become squares by "
+            f"{pixels.crop!r}; leave it out"
+        )
+    return replace(source, crop=pixels.crop)
 
 
 def encoder_named(name: str) -> Any:

@@ -31,6 +31,7 @@ from saccade.evals.statistics.sums import Table, mean_error
 from saccade.experiments.evidence import commit, machine, versions
 from saccade.experiments.source import Parts, Report
 from saccade.experiments.success_rates import load
+from saccade.experiments.vla import as_seen
 from saccade.report.results import RESULTS
 from saccade.report.vla_page import FORMAT, KIND
 from saccade.train.evaluate import move
@@ -194,7 +195,8 @@ def _held_out(comparison: "VlaComparison", run: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     policy = Policy.from_pretrained(run / "policy").to(comparison.device).eval()
     assert isinstance(policy, VlaPolicy)
-    parts = comparison.tuning.source.open(policy.preprocessing.image_size)
+    source = as_seen(comparison.tuning.source, policy.config.pixels)
+    parts = source.open(policy.preprocessing.image_size)
     scores = by_episode(policy, parts)
     found = {
         "learned": len(parts.train.lengths),

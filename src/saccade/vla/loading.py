@@ -55,6 +55,7 @@ class PublishedOpenVlaConfig(Config[OpenVla]):
         statistics: the data set whose range of actions it answers in; empty takes the only one,
             and where there are several, leaves it to fine-tuning to set.
         tokenizer: another folder that has the tokenizer, where ``folder`` has none.
+        towers: folders of timm's towers, where a training's file has none: DINOv2's, then SigLIP's.
         frame: side of the frames that are recorded, in pixels.
         dtype: of the weights; auto leaves them as the files have them.
     """
@@ -62,6 +63,7 @@ class PublishedOpenVlaConfig(Config[OpenVla]):
     folder: Path
     statistics: str = ""
     tokenizer: Path | None = None
+    towers: tuple[Path, ...] = ()
     frame: int = 256
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -73,7 +75,7 @@ class PublishedOpenVlaConfig(Config[OpenVla]):
                 another shape.
             ConfigError: there are no such statistics.
         """
-        found = published.read_folder(self.folder)
+        found = published.read_folder(self.folder, self.towers)
         llama = found.family == "llama"
         size = found.eyes.towers[0]
         assert isinstance(size, PublishedTowerConfig)
@@ -94,7 +96,7 @@ class PublishedOpenVlaConfig(Config[OpenVla]):
                 padding=found.padding,
                 extra=0 if llama else EXTRA,
             ),
-            pixels=PixelsConfig(frame=self.frame, size=size.image_size),
+            pixels=PixelsConfig(frame=self.frame, crop="stretch", size=size.image_size),
             action_names=names,
         )
         with uninitialised():

@@ -25,6 +25,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from saccade.errors import ConfigError
+from saccade.types import Crop
 
 RADIUS = 3  # of Lanczos' kernel
 QUALITY = 95  # of tf.io.encode_jpeg
@@ -36,6 +37,8 @@ class PixelsConfig:
 
     Args:
         frame: side of the squares that the policy is given, those that were recorded.
+        crop: how frames that are no squares become such before that: ``stretch`` squashes them, as
+            OpenVLA's training data; ``pad`` puts bars around, as pi0's.
         size: side of what the towers see.
         filter: of resizing: OpenVLA's ``lanczos``, or pi0's ``linear``.
         jpeg: compress and decompress frames first.
@@ -47,6 +50,7 @@ class PixelsConfig:
     """
 
     frame: int = 256
+    crop: Crop = "square"
     size: int = 224
     filter: Literal["lanczos", "linear"] = "lanczos"
     jpeg: bool = True

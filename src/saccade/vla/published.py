@@ -12,7 +12,7 @@ SigLIP's pooling), so that the files can be written again.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +25,7 @@ from saccade.errors import CheckpointError
 from saccade.models.hub_folder import read_json
 from saccade.models.published.official import read_file
 from saccade.vla.eyes import EyesConfig, ProjectorConfig
+from saccade.vla.timm_towers import HUB, read_towers
 from saccade.vla.towers import Kind, PublishedTowerConfig
 
 STATISTICS = "dataset_statistics.json"
@@ -182,8 +183,12 @@ class Read(NamedTuple):
     statistics: dict[str, Any]
 
 
-def read_folder(folder: Path) -> Read:
+def read_folder(folder: Path, towers_of: Sequence[Path] = ()) -> Read:
     """Read an OpenVLA, mapped into memory.
+
+    Args:
+        folder: of the hub, or of a training.
+        towers_of: folders of timm's towers, for a training that left them as they are published.
 
     Raises:
         CheckpointError: a file is missing or damaged, or of another kind of model.
@@ -199,6 +204,7 @@ def read_folder(folder: Path) -> Read:
             "the folder of an OpenVLA, for example `hf download openvla/openvla-7b`"
         )
     names = settings.get("timm_model_ids") or list(HEADS)
+    weights, names = _with_towers(weights, names, settings, folder, towers_of)
     found, towers = {}, []
     for i, prefix in enumerate(TOWERS):
         part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -250,13 +256,44 @@ def trained_weights(folder: Path) -> dict[str, Tensor]:
             f"{latest[0]} has no model of projector and llm_backbone; it is no checkpoint of "
             "OpenVLA's training"
         )
-    if "vision_backbone" not in model:
-        raise CheckpointError(
-            f"{latest[0]} has no vision_backbone: its training left the towers as timm publishes "
-            "them; give a checkpoint that holds them"
-        )
     flat = {f"{part}.{key}": v for part, held in model.items() for key, v in dict(held).items()}
     return {_hub_name(name): value for name, value in flat.items()}
+
+
+def _with_towers(
+    weights: Mapping[str, Tensor],
+    names: list[str],
+    settings: Mapping[str, Any],
+    folder: Path,
+    towers_of: Sequence[Path],
+) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Add timm's towers where a training left them as they are published.
+
+    Raises:
+        CheckpointError: they are needed and not given, or given and not needed.
+    """
+    own = any(name.startswith(TOWERS) for name in weights)
+    if own and towers_of:
+        raise CheckpointError(f"{folder} has towers of its own; leave --towers out")
+    if own:
+        return weights, names
+    if not towers_of:
+        raise CheckpointError(
+            f"{folder} has no towers: its training left them as timm publishes them; fetch "
+            f"{' and '.join(HUB)} (`hf download REPO --local-dir FOLDER`), and give both folders "
+            "in this order with --towers"
+        )
+    wanted = 2 if f"{PROJECTOR}fc3.weight" in weights else 1  # a fused projector has three layers
+    if len(towers_of) != wanted:
+        raise CheckpointError(
+            f"{folder} has a projector of {wanted} towers; --towers names {len(towers_of)}"
+        )
+    dtype = next(value.dtype for key, value in weights.items() if key.startswith(PROJECTOR))
+    names, towers = read_towers(towers_of, settings, dtype, str(folder / CONFIG))
+    added = {
+        TOWERS[i] + name: value for i, tower in enumerate(towers) for name, value in tower.items()
+    }
+    return {**weights, **added}, names
 
 
 def _hub_name(name: str) -> str:

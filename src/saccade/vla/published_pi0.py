@@ -16,6 +16,7 @@ from saccade.checkpoint import CONFIG, load_weights, uninitialised
 from saccade.config import Config
 from saccade.models.hub_folder import load_network, read_json, require_transformers
 from saccade.models.policies.policy import LIBERO_ACTIONS
+from saccade.types import Crop
 from saccade.vla.eyes import EyesConfig, ProjectorConfig
 from saccade.vla.pi0 import Pi0, Pi0Config
 from saccade.vla.pixels import PixelsConfig
@@ -27,10 +28,11 @@ OURS = ("actions.", "states.", "reference")  # tensors of a policy that no publi
 SMALL_ROWS, HEAD_WIDTH = 1024, 16
 
 
-def seen(size: int, frame: int) -> PixelsConfig:
+def seen(size: int, frame: int, crop: Crop) -> PixelsConfig:
     """Return what becomes of pi0's pictures: resized, at work; of other colours, in training."""
     return PixelsConfig(
         frame=frame,
+        crop=crop,
         size=size,
         filter="linear",
         jpeg=False,
@@ -55,7 +57,9 @@ def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def described(settings: Any, prompts: PromptsConfig, frame: int, **more: Any) -> Pi0Config:
+def described(
+    settings: Any, prompts: PromptsConfig, frame: int, crop: Crop, **more: Any
+) -> Pi0Config:
     """Return the config of a whole model, from that of transformers' network."""
     tower = settings.vlm_config.vision_config
     width = settings.vlm_config.text_config.hidden_size
@@ -79,7 +83,7 @@ def described(settings: Any, prompts: PromptsConfig, frame: int, **more: Any) ->
         ),
         settings=json.dumps(settings.to_dict()),
         prompts=prompts,
-        pixels=seen(tower.image_size, frame or tower.image_size),
+        pixels=seen(tower.image_size, frame or tower.image_size, crop),
         chunk=settings.chunk_size,
         steps=settings.num_inference_steps,
         **more,
@@ -123,7 +127,12 @@ class PublishedPi0Config(Config[Pi0]):
             rows=whole.get_input_embeddings().num_embeddings,
         )
         config = described(
-            settings, prompts, self.frame, cameras=self.cameras, state_size=self.state_size
+            settings,
+            prompts,
+            self.frame,
+            "pad",
+            cameras=self.cameras,
+            state_size=self.state_size,
         )
         with uninitialised():
             policy = config.build()
@@ -176,6 +185,7 @@ class SmallPi0Config(Config[Pi0]):
             self.settings(),
             prompts,
             self.frame,
+            "square",
             action_names=self.action_names,
             state_size=self.state_size,
             cameras=self.cameras,
