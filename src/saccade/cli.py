@@ -7,6 +7,7 @@ that ``--help`` answers at once.
 
 import errno
 import importlib
+import logging
 import sys
 
 from saccade import __version__
@@ -94,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: list[str]) -> int:
     """Run one verb; errors are the caller's business."""
+    # On import it advises a package for processors, which nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2

@@ -49,6 +49,24 @@ def test_swap_then_fine_tune_on_a_share_of_the_demonstrations(
     assert "demonstrations are learned from (0.5 of them)" in tuned.err
     result = json.loads((tmp_path / "tuned" / "result.json").read_text())
     assert 0 <= result["scores"]["eval/token_accuracy"] <= 1
+    four = (
+        "train",
+        "vla:finetune_tiny",
+        "--policy",
+        out,
+        "--data",
+        data,
+        "--source.camera",
+        "front",
+    )
+    four = (*four, "--train.samples", 32, "--objective.adapt.four-bit")
+    rounded = saccade(*four, "--objective.adapt.lora.rank", 2, "--out", tmp_path / "rounded")
+    assert rounded.code == 0, rounded.err
+    card = (tmp_path / "rounded" / "policy" / "README.md").read_text()
+    assert "adapters of rank 2 in language, whose own weights are rounded to 4 bits" in card
+    language = Policy.from_pretrained(out / "policy")
+    assert isinstance(language, OpenVla)
+    assert f"- language: `{language.digests()['language']}`" in card
 
 
 @pytest.mark.parametrize(

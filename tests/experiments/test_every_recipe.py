@@ -16,19 +16,45 @@ from saccade import sabotage
 from saccade.commands.common import load_recipe, recipes
 from saccade.errors import ConfigError, Stopped
 from saccade.experiments.training import Training
+from saccade.experiments.vla import Exchange
 from saccade.train.config import TrainConfig
 from saccade.train.distributed import join
+from saccade.vla.imitation import PretrainedVlaConfig, VlaImitationConfig
+from saccade.vla.policy import OPENVLA_LORA, AdaptConfig
+from saccade.vla.swap import SwapConfig
 from tests.train import toy
 
-DEBUG = sorted(name for name in recipes() if "debug" in name)
+TUNED = "vla: adapters that wait, beside a language model in 4 bits"
+DEBUG = [*sorted(name for name in recipes() if "debug" in name), TUNED]
 WORLDS = {"one": (1, "ddp"), "ddp": (2, "ddp"), "fsdp": (2, "fsdp"), "stopped": (1, "ddp")}
 STEPS = 2
 LOOSE = {"vjepa2_ac:debug": 0.05}  # dropout of adapters is drawn by each rank for itself
 
 
-def quick(name: str, layout: str) -> Training:
+def save_policy(folder: Path) -> None:
+    """Leave a policy to be fine-tuned, as ``saccade vla swap`` does."""
+    debug: Any = load_recipe("vla:debug")
+    policy, _ = Exchange(
+        base=debug.objective.policy, swap=SwapConfig(mode="keep"), source=debug.source
+    ).run()
+    policy.save_pretrained(folder / "policy", policy.config)
+
+
+def tuned(folder: Path) -> Training:
+    """Fine-tune what was left: the projector at once, adapters from the second step on."""
+    debug = load_recipe("vla:debug")
+    objective = VlaImitationConfig(
+        policy=PretrainedVlaConfig(folder=folder / "policy"),
+        learn=("projector",),
+        adapt=AdaptConfig(lora=replace(OPENVLA_LORA, rank=2), four_bit=True),
+        warm_up=1,
+    )
+    return replace(debug, objective=objective)
+
+
+def quick(name: str, layout: str, folder: Path) -> Training:
     """Make a few steps of a recipe; 8-bit moments do not shard."""
-    training = load_recipe(name)
+    training = tuned(folder) if name == TUNED else load_recipe(name)
     loop = replace(
         training.train,
         samples=STEPS * training.train.batch_size,
@@ -53,9 +79,9 @@ def run_all(rank: int, world: int, port: int, layout: str, place: Path) -> None:
                 if place.name == "stopped":
                     os.environ[sabotage.VARIABLE] = "step:term@step=1"
                     with pytest.raises(Stopped):
-                        quick(name, layout).run(place / name)
+                        quick(name, layout, place.parent).run(place / name)
                     del os.environ[sabotage.VARIABLE]
-                quick(name, layout).run(place / name, resume="auto")
+                quick(name, layout, place.parent).run(place / name, resume="auto")
 
     toy.exit_as_told(work, place / f"error-{rank}.txt")
 
@@ -64,6 +90,7 @@ def train_everywhere(folder: Path) -> None:
     """Train every recipe in every world, all at once: processes forked from one that imported."""
     load_recipe("vjepa2_ac:debug").build()  # peft takes seconds to import, FSDP a few more
     importlib.import_module("torch.distributed.fsdp")
+    save_policy(folder)
     fork, children = get_context("fork"), list[ForkProcess]()
     for key, (world, layout) in WORLDS.items():
         with socket.socket() as probe:
@@ -109,15 +136,15 @@ def left(run_dir: Path) -> dict[str, bytes]:
 
 
 def numbers(run_dir: Path) -> dict[str, Any]:
-    """Return the losses of every step, and what the run exported and found suspicious."""
+    """Return losses and gradients of every step, and what the run exported and found suspicious."""
     records = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
     losses = {
         f"{key} of step {record['step']}": record[key]
         for record in records
-        for key in ("train/loss", "eval/loss")
+        for key in ("train/loss", "eval/loss", "grad_norm")
         if key in record
     }
-    assert len(losses) == STEPS + 2
+    assert len(losses) == 2 * STEPS + 2
     result = json.loads((run_dir / "result.json").read_text())
     odd = [alarm["name"] for alarm in result["alarms"]]
     return losses | dict.fromkeys([*result["exports"], *odd], 1)

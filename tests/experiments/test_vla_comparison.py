@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,23 @@ def test_what_all_have_in_common_is_the_same(done: Any) -> None:
         assert digests[0]["digests"]["towers"] == digests[1]["digests"]["towers"]
         # ours and untrained: one network with other weights
         assert digests[2]["digests"]["encoder"] != digests[3]["digests"]["encoder"]
+
+
+def test_a_new_projector_is_another_one_with_each_seed(done: Any, tmp_path: Path) -> None:
+    plan, folder, _ = done
+    shutil.copytree(folder / "base", tmp_path / "base")
+    more = replace(plan, seeds=2)
+    more._exchanges(tmp_path, lambda _: None)
+    trainings = more._trainings(tmp_path)
+    assert len(trainings) == 2 * len(more.models) * len(ARMS)
+    for arm in more.arms():
+        places = [more.swapped(tmp_path, "openvla", arm, seed) for seed in (0, 1)]
+        one, two = (json.loads((place / "swap.json").read_text())["digests"] for place in places)
+        assert one["language"] == two["language"]
+        assert (one["projector"] == two["projector"]) == (arm.swap.mode == "keep")
+        for seed, place in enumerate(places):
+            training, _ = trainings[f"openvla, {arm.name}, seed {seed}"]
+            assert training.objective.policy.folder == place / "policy"  # type: ignore[attr-defined]
 
 
 def test_the_page_and_the_table_say_it(done: Any) -> None:

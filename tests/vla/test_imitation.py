@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from saccade.errors import CheckpointError, ConfigError
+from saccade.models.four_bit import FourBitLinear
 from saccade.models.lora import LoraConfig
 from saccade.types import Policy
 from saccade.vla.imitation import PretrainedVlaConfig, VlaImitation, VlaImitationConfig, kept
@@ -206,3 +208,36 @@ def test_adapters_in_every_part_that_has_linear_maps(tmp_path: Path) -> None:
     second = {n: p.grad for n, p in found.named_parameters() if ".lora_B." in n}
     assert all(value is not None for value in second.values())  # none where nothing reads
     assert {name.split(".")[1] for name in second} == {"eyes", "language"}
+
+
+@pytest.mark.parametrize("layers", ["new and adapters", "adapters"])
+def test_a_language_model_in_four_bits_learns_and_is_saved_as_it_was_trained(
+    tmp_path: Path, layers: str
+) -> None:
+    folder = swapped(tmp_path, "replace")
+    before = PretrainedVlaConfig(folder=folder).build().digests()
+    four = replace(SMALL_LORA, four_bit=True)
+    found = objective(folder, adapt=four, learn="new" if layers != "adapters" else ())
+    assert found.digests() == before  # of the parts as they were published
+    frozen, wide = found.frozen_digest(), objective(folder).frozen_digest()
+    assert frozen != wide
+    maps = [m for m in found.policy.modules() if isinstance(m, FourBitLinear)]
+    assert len(maps) == len(found.adapted) > 0
+    steps(found)
+    assert found.frozen_digest() == frozen
+    found.eval()
+    exports = found.save_exports(tmp_path / "out")
+    again = Policy.from_pretrained(exports["policy"])
+    assert isinstance(again, OpenVla)
+    with torch.no_grad():
+        one, two = found.policy.losses(clip()), again.losses(clip())
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
+    # a resumed run rounds to the same, and goes on from what a checkpoint holds
+    state = found.state_dict()
+    assert not [name for name in state if name.endswith((".scales", ".base_layer.weight"))]
+    resumed = objective(folder, adapt=four, learn="new" if layers != "adapters" else ())
+    resumed.load_state_dict(state)
+    with torch.no_grad():
+        assert resumed.eval().policy.losses(clip())["tokens"].equal(one["tokens"])

@@ -48,7 +48,7 @@ class Compare(Given):
         recipe: of the fine-tuning.
         budget: samples of each fine-tuning; 0 keeps the recipe's.
         base_budget: samples of each fresh base; 0 keeps the recipe's.
-        seeds: fine-tunings of each; a claim about trainings needs three.
+        seeds: fine-tunings of each, from new projectors each; a claim about trainings needs three.
         suite: libero_spatial, _object, _goal, _10, _90, or metaworld:TASK,TASK; empty leaves
             rollouts out.
         protocol: as for saccade evaluate.

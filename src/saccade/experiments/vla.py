@@ -31,7 +31,7 @@ from saccade.vla.imitation import PretrainedVlaConfig, VlaImitation, VlaImitatio
 from saccade.vla.openvla import OpenVla
 from saccade.vla.pi0 import Pi0
 from saccade.vla.pixels import PixelsConfig
-from saccade.vla.policy import VlaPolicy
+from saccade.vla.policy import VlaPolicy, about
 from saccade.vla.swap import Fit, SwapConfig, swap
 
 ORIGINAL = "original"  # in the place of an encoder: the model's own towers
@@ -80,8 +80,8 @@ class VlaTraining(ActingTraining):
         know(objective.policy, parts, self, report)
         sizes = self.sizes(objective)
         report(
-            f"{sizes['trained_parameters']:,} of {count(objective.policy.parameters()):,} "
-            "parameters are trained"
+            f"{sizes['trained_parameters']:,} parameters are trained, the policy has "
+            f"{objective.size:,}"
         )
         return parts
 
@@ -99,10 +99,13 @@ class VlaTraining(ActingTraining):
         policy = objective.policy
         towers = " and ".join(type(tower).__name__ for tower in policy.eyes.towers)
         branch = "" if policy.eyes.branch is None else ", and a branch"
-        digests = "\n".join(f"- {part}: `{text}`" for part, text in policy.digests().items())
+        digests = "\n".join(f"- {part}: `{text}`" for part, text in objective.digests().items())
+        adapt = objective.config.adapt
+        kept = "" if adapt is None or not adapt.four_bit else f"Trained with {about(adapt)}.\n\n"
         return (
             f"# {type(policy).__name__} with {towers}{branch}\n\n"
             f"{self.about(parts)}\n## Weights before adapters are added (sha256)\n\n{digests}\n\n"
+            f"{kept}"
             f"## Contract `{policy.contract.digest()}`\n\n"
             f"```json\n{json.dumps(to_dict(policy.contract), indent=2)}\n```\n"
         )

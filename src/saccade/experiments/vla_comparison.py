@@ -296,8 +296,9 @@ class VlaComparison:
         for model in self.models:
             base = PretrainedVlaConfig(folder=self.base(folder, model))
             for arm in self.arms():
-                place = self.place(folder, "eyes", model.name, arm.name)
-                self._exchange(place, base, arm.swap, self.tuning.source, report)
+                for seed in range(self.seeds):
+                    place = self.swapped(folder, model.name, arm, seed)
+                    self._exchange(place, base, arm.swap, self.tuning.source, report, seed)
 
     def _exchange(
         self,
@@ -306,10 +307,11 @@ class VlaComparison:
         how: SwapConfig,
         source: SourceConfig,
         report: Report,
+        seed: int = 0,
     ) -> None:
         if (place / SWAPPED).is_file():
             return
-        exchange = Exchange(base=base, swap=how, source=source, pictures=self.pictures)
+        exchange = Exchange(base=base, swap=how, source=source, pictures=self.pictures, seed=seed)
         policy, fit = exchange.run(report)
         policy.save_pretrained(place / "policy", policy.config)
         found = {
@@ -333,12 +335,17 @@ class VlaComparison:
         for seed in range(self.seeds):
             for model in self.models:
                 for arm in self.arms():
-                    swapped = self.place(folder, "eyes", model.name, arm.name)
+                    swapped = self.swapped(folder, model.name, arm, seed)
                     run = self.tuned(folder, model.name, arm.name, seed)
                     training = with_budget(with_policy(self.tuning, swapped), self.samples, seed)
                     if not (run / "result.json").exists():
                         found[f"{model.name}, {arm.name}, seed {seed}"] = training, run
         return found
+
+    def swapped(self, folder: Path, model: str, arm: Arm, seed: int) -> Path:
+        """Return the folder of one exchange; a new projector is another one with each seed."""
+        place = self.place(folder, "eyes", model, arm.name)
+        return place / f"seed-{seed}" if arm.swap.mode == "replace" and seed else place
 
     def tuned(self, folder: Path, model: str, arm: str, seed: int) -> Path:
         """Return the folder of one fine-tuning."""

@@ -154,9 +154,7 @@ def _row(
     """Return what is known of one pair of eyes."""
     runs = [comparison.tuned(folder, model, arm.name, seed) for seed in range(comparison.seeds)]
     results = [json.loads((run / "result.json").read_text()) for run in runs]
-    swapped = json.loads(
-        (comparison.place(folder, "eyes", model, arm.name) / "swap.json").read_text()
-    )
+    swapped = json.loads((comparison.swapped(folder, model, arm, 0) / "swap.json").read_text())
     curve = _curve(runs[0])
     control, original = beside
     untrained = next((name for name in tables if name.startswith("untrained")), None)

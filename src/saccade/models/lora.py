@@ -87,21 +87,10 @@ def _targets(network: nn.Module, wanted: tuple[str, ...], skipped: Collection[st
     Raises:
         ConfigError: one of them names no linear map.
     """
-    parts = dict(network.named_modules())
     if wanted == (ALL_LINEAR,):
-        left = tuple(f"{name}." for name in skipped)
-        found = [
-            name
-            for name, part in parts.items()
-            if isinstance(part, nn.Linear)
-            and name.rpartition(".")[2] != LAST
-            and not f"{name}.".startswith(left)
-        ]
-        if not found or "" in found:
-            raise ConfigError("there is no linear map inside to be adapted")
-        return found
+        return linear_maps(network, skipped)
     kinds: dict[str, set[bool]] = {}
-    for name, part in parts.items():
+    for name, part in network.named_modules():
         kinds.setdefault(name.rpartition(".")[2], set()).add(isinstance(part, nn.Linear))
     known = sorted(name for name, linear in kinds.items() if linear == {True})
     lost = sorted(set(wanted) - set(known))
@@ -110,18 +99,45 @@ def _targets(network: nn.Module, wanted: tuple[str, ...], skipped: Collection[st
     return list(wanted)
 
 
+def linear_maps(network: nn.Module, skipped: Collection[str] = ()) -> list[str]:
+    """Return the names of the linear maps inside a network but a language model's last.
+
+    Raises:
+        ConfigError: there is none, or the network is one itself.
+    """
+    left = tuple(f"{name}." for name in skipped)
+    found = [
+        name
+        for name, part in network.named_modules()
+        if isinstance(part, nn.Linear)
+        and name.rpartition(".")[2] != LAST
+        and not f"{name}.".startswith(left)
+    ]
+    if not found or "" in found:
+        raise ConfigError("there is no linear map inside to be adapted")
+    return found
+
+
 def merged_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights with adapters added to them, by the names of the plain network.
 
-    The network itself stays as it is.
+    Maps kept in fewer bits (``models/four_bit.py``) are written out. The network itself stays as
+    it is.
     """
     state = {
         name.replace(".base_layer.", "."): value.detach()
         for name, value in network.state_dict().items()
         if not is_adapter(name)
     }
+    packed: dict[str, Any] = {
+        n: part for n, part in network.named_modules() if hasattr(part, "plain")
+    }
+    for name, layer in packed.items():
+        plain = name.removesuffix(".base_layer")
+        state[f"{plain}.weight"] = layer.plain()
+        del state[f"{plain}.scales"]
     for name, layer in adapters(network).items():
-        weight = layer.get_base_layer().weight.detach()
+        weight = state[f"{name}.weight"]
         update = layer.get_delta_weight(NAME).detach()
         state[f"{name}.weight"] = (weight.float() + update.float()).to(weight.dtype)
     return state

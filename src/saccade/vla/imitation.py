@@ -13,14 +13,15 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tyro.conf import AvoidSubcommands
 
 from saccade.checkpoint import CARD, save_model, write_atomic
 from saccade.config import Config, to_dict
 from saccade.errors import CheckpointError, ConfigError
 from saccade.models.frozen import digest_of, leave_out
-from saccade.models.lora import merged_state, write_lora
+from saccade.models.lora import NAME, adapters, merged_state, write_lora
 from saccade.types import Clip, Objective, Observation, Policy, Preprocessing
-from saccade.vla.policy import PARTS, AdaptConfig, Part, VlaPolicy, about
+from saccade.vla.policy import PARTS, AdaptConfig, Part, VlaPolicy, about, digest
 
 ADAPTERS = "adapters"
 
@@ -59,7 +60,7 @@ class VlaImitationConfig(Config["VlaImitation"]):
 
     policy: Config[VlaPolicy]
     learn: tuple[Part, ...] | Literal["new", "all"] = "new"
-    adapt: AdaptConfig | None = field(default_factory=AdaptConfig)
+    adapt: AvoidSubcommands[AdaptConfig | None] = field(default_factory=AdaptConfig)
     warm_up: int = 0
 
     def build(self) -> "VlaImitation":
@@ -81,7 +82,10 @@ class VlaImitation(Objective):
         super().__init__()
         self.config = config
         self.policy = config.policy.build()
-        own = self.policy.parts()
+        own, adapt = self.policy.parts(), config.adapt
+        self.size = sum(p.numel() for p in self.policy.parameters())
+        rounded = adapt.parts if adapt is not None and adapt.four_bit else ()
+        self.whole = {part: digest(own[part]) for part in rounded if own.get(part)}
         learn: tuple[Part, ...] = ()
         if config.learn == "all":
             learn = tuple(part for part in PARTS if own.get(part))
@@ -97,14 +101,18 @@ class VlaImitation(Objective):
             )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         if config.warm_up and learn:  # else there is nothing to wait for
-            for name, value in self.policy.named_parameters():
-                if ".lora_" in name:
-                    value.register_hook(self._later)
+            for layer in adapters(self.policy).values():
+                layer.lora_B[NAME].register_forward_hook(self._later)
         if getattr(config.policy, "folder", None) is not None:  # which still has what is frozen
             leave_out(self, [f"policy.{name}" for name in kept(self.policy)])
 
-    def _later(self, gradient: Tensor) -> Tensor:
-        return gradient * (self.step >= self.config.warm_up)
+    def _later(self, module: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+        """Let no gradient into an adapter before its time.
+
+        A hook of its weights would be lost where they are sharded, which makes new ones.
+        """
+        del module, inputs
+        return torch.where(self.step >= self.config.warm_up, answer, answer.detach())
 
     def after_step(self, step: int) -> None:
         """Count the steps, for the adapters that wait."""
@@ -124,6 +132,10 @@ class VlaImitation(Objective):
     def reads(self) -> Preprocessing:
         """Return what frames the policy is given."""
         return self.policy.preprocessing
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of the weights of each part; of those in 4 bits, before rounding."""
+        return self.policy.digests() | self.whole
 
     def frozen_digest(self) -> str:
         """Return the sha256 of all that is not trained."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from saccade.config import Config
 from saccade.errors import ConfigError
+from saccade.models.four_bit import keep_in_four_bits
 from saccade.models.lora import ALL_LINEAR, LoraConfig, add_lora, is_adapter
 from saccade.models.policies.policy import THUMBNAIL
 from saccade.types import Clip, Observation, Policy, Preprocessing
@@ -43,10 +44,13 @@ class AdaptConfig:
     Args:
         parts: which get them, in every linear map but the language model's last.
         lora: their size; what OpenVLA's authors use.
+        four_bit: keep these parts' own weights in 4 bits, for a card that is too small for them;
+            they are rounded, and so is what is saved.
     """
 
     parts: tuple[Part, ...] = ("language",)
     lora: LoraConfig = OPENVLA_LORA
+    four_bit: bool = False
 
 
 class VlaPolicy(Policy):
@@ -91,8 +95,11 @@ class VlaPolicy(Policy):
         names = []
         for module in (module for part in adapted for module in own[part]):
             assert adapt is not None
-            if not isinstance(module, nn.Linear):  # one alone has no inside: pi0's last map
-                names += add_lora(module, adapt.lora, self.unused(module))
+            if isinstance(module, nn.Linear):  # one alone has no inside: pi0's last map
+                continue
+            if adapt.four_bit:
+                keep_in_four_bits(module, self.unused(module))
+            names += add_lora(module, adapt.lora, self.unused(module))
         for part in wanted:
             for module in own[part]:
                 module.requires_grad_(True)
@@ -191,4 +198,5 @@ def about(config: AdaptConfig | None) -> str:
     if config is None:
         return "no adapters"
     size = asdict(config.lora)
-    return f"adapters of rank {size['rank']} in {', '.join(config.parts)}"
+    kept = ", whose own weights are rounded to 4 bits" if config.four_bit else ""
+    return f"adapters of rank {size['rank']} in {', '.join(config.parts)}{kept}"
