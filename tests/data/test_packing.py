@@ -2,9 +2,10 @@ from itertools import islice
 
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from saccade.data.loader import Loader
-from saccade.data.packing import ALIGNED, packed
+from saccade.data.packing import ALIGNED, Packed, packed
 from saccade.data.synthetic import SyntheticConfig
 from saccade.data.windows import PairWindow
 from saccade.types import Clip
@@ -52,6 +53,17 @@ def test_tensors_do_not_overlap() -> None:
     found, before = tensors(packed(clip()).open()), tensors(clip())
     found["state"].fill_(7.0)
     assert [name for name in before if not torch.equal(found[name], before[name])] == ["state"]
+
+
+def test_it_survives_the_way_into_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's thread takes what a worker gives apart; only a GPU's driver is stood in for."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, device=None: self.clone())
+    found = pin_memory(packed(clip()))
+    assert isinstance(found, Packed)
+    before = tensors(clip())
+    assert tensors(found.open()).keys() == before.keys()
+    assert all(torch.equal(value, before[k]) for k, value in tensors(found.open()).items())
+    assert found.open()["text"] == clip()["text"]
 
 
 def test_a_worker_hands_over_one_storage() -> None:
