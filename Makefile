@@ -49,7 +49,7 @@ faults: .venv/.installed-dev
 
 .PHONY: bench
 bench: .venv/.installed-dev
-	for name in acting collection features hdf5 loader mamba reliability rlds train_step video world_model; do $(BIN)/python benchmarks/$$name.py; done
+	for name in acting collection features hdf5 loader mamba reliability rlds train_step video vla_step world_model; do $(BIN)/python benchmarks/$$name.py; done
 	for case in ridge features pairs store; do $(BIN)/python benchmarks/probing.py $$case; done
 
 .PHONY: clean

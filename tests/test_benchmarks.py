@@ -295,3 +295,22 @@ def test_reliability() -> None:
     assert found["checkpoint_megabytes"] > 1
     assert 0 < found["share_of_fault_points"] < 0.02
     assert 0 <= found["data_wait"] < 1
+
+
+def test_a_step_of_each_exchange_of_eyes(timing: ModuleType) -> None:
+    vla_step = importlib.import_module("vla_step")
+    options = vla_step.Options(size="debug", four_bit=True, batch=1, steps=1)
+    found = {mode: vla_step.timed(mode, options) for mode in ("keep", "add")}
+    assert found["keep"]["million"] < found["add"]["million"]
+    assert min(value for row in found.values() for value in row.values()) > 0
+    with torch.device("meta"):
+        policy = vla_step.sibling().build()
+    sizes = {
+        part: sum(p.numel() for module in modules for p in module.parameters())
+        for part, modules in policy.parts().items()
+    }
+    # Qwen2.5-0.5B has 494,032,768; timm's towers 304.37 million, less 1113 places of 518 pixels,
+    # and 427.68 million; the projector is 2176 - 8704 - 896 - 896
+    assert sizes["language"] == 494_032_768
+    assert sizes["towers"] / 1e6 == pytest.approx(304.37 - 1.14 + 427.68, abs=0.02)
+    assert sizes["projector"] == 2177 * 8704 + 8705 * 896 + 897 * 896
