@@ -3,6 +3,7 @@ import os
 import re
 import shlex
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,15 @@ import tyro
 
 from saccade.commands import ablate
 from saccade.data.passes.shards import Shard
+from saccade.errors import BusyError
 from saccade.experiments.cells import Axis
 from saccade.experiments.training import Training
 from saccade.recipes.ablations import AXES
+from saccade.train.checkpoint import lock, steps
 from saccade.train.log import Progress
 from tests import children
 from tests.children import Child
-from tests.conftest import Outcome, wait_for_lines
+from tests.conftest import Outcome
 
 Saccade = Callable[..., Outcome]
 PROBE = "--probe.gaps 1 --probe.stride 8 --probe.resamples 20"
@@ -29,6 +32,21 @@ MAE = ["ablate", *shlex.split(f"video_mae --preset strong --size debug --seeds 1
 def finished(folder: Path) -> dict[str, int]:
     results = folder.glob("train/*/*/result.json")
     return {path.parents[1].name: path.stat().st_mtime_ns for path in results}
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+def free(run: Path) -> bool:
+    try:
+        with lock(run):
+            return True
+    except BusyError:
+        return False
 
 
 def train_here(*args: str, progress: Callable[[Progress], None] | None = None) -> None:
@@ -45,9 +63,11 @@ def train_here(*args: str, progress: Callable[[Progress], None] | None = None) -
 def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [*MAE, "--axes", "mask_ratio=0.9", "--budget", "160", "--out", str(tmp_path)]
     child = Child(tmp_path, children.command, *command, "--jobs", "1")
-    wait_for_lines(tmp_path / "train/video-mae_strong/seed-0/metrics.jsonl", 4)
+    run = tmp_path / "train/video-mae_strong/seed-0"
+    wait_until(lambda: any(step > 0 for step in steps(run)))  # records come before they are whole
     os.killpg(child.pid, signal.SIGKILL)
     assert child.wait().returncode == -signal.SIGKILL
+    wait_until(lambda: free(run))  # the training is another process, which dies when it may
     assert not finished(tmp_path)
     notes: list[str] = []
     train_here(*command, progress=lambda progress: notes.append(progress.note))
